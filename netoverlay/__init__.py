@@ -1,0 +1,1 @@
+"""A userspace overlay file system over network file systems: see README.md, and docs/ for the rest."""

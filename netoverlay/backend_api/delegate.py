@@ -1,0 +1,164 @@
+"""A backend that hands every call to another: the base of caches and wrappers, which override what they change."""
+
+from __future__ import annotations
+
+from netoverlay.backend_api.backend import Backend, BackendFile, Readable, Writable
+from netoverlay.backend_api.types import (
+    Access,
+    AllocateMode,
+    AttributeChange,
+    Capabilities,
+    Creation,
+    DirEntry,
+    FileStat,
+    FileType,
+    LayerPath,
+    LockKind,
+    RenameFlags,
+    SpaceUsage,
+    XattrMode,
+)
+
+
+class DelegatingFile(BackendFile):
+    """Hands every call to `inner`."""
+
+    def __init__(self, inner: BackendFile) -> None:
+        self.inner = inner
+
+    def read_into(self, offset: int, buffer: Writable) -> int:
+        return self.inner.read_into(offset, buffer)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        return self.inner.read_at(offset, size)
+
+    def stat(self) -> FileStat:
+        return self.inner.stat()
+
+    def close(self) -> None:
+        self.inner.close()
+
+    def write_at(self, offset: int, data: Readable) -> None:
+        self.inner.write_at(offset, data)
+
+    def truncate(self, size: int) -> None:
+        self.inner.truncate(size)
+
+    def sync(self, *, data_only: bool = False) -> None:
+        self.inner.sync(data_only=data_only)
+
+    def set_attributes(self, change: AttributeChange) -> None:
+        self.inner.set_attributes(change)
+
+    def seek_data(self, offset: int) -> int:
+        return self.inner.seek_data(offset)
+
+    def seek_hole(self, offset: int) -> int:
+        return self.inner.seek_hole(offset)
+
+    def allocate(self, mode: AllocateMode, offset: int, length: int) -> None:
+        self.inner.allocate(mode, offset, length)
+
+    def copy_range(self, source: BackendFile, source_offset: int, offset: int, length: int) -> int:
+        while isinstance(source, DelegatingFile):
+            source = source.inner
+        return self.inner.copy_range(source, source_offset, offset, length)
+
+    def get_xattr(self, name: str) -> bytes:
+        return self.inner.get_xattr(name)
+
+    def list_xattrs(self) -> list[str]:
+        return self.inner.list_xattrs()
+
+    def set_xattr(self, name: str, value: bytes, mode: XattrMode = XattrMode.ANY) -> None:
+        self.inner.set_xattr(name, value, mode)
+
+    def remove_xattr(self, name: str) -> None:
+        self.inner.remove_xattr(name)
+
+    def lock(self, kind: LockKind, start: int, length: int) -> None:
+        self.inner.lock(kind, start, length)
+
+    def fileno(self) -> int | None:
+        return self.inner.fileno()
+
+
+class DelegatingBackend(Backend):
+    """Hands every call to `inner`."""
+
+    def __init__(self, inner: Backend) -> None:
+        self.inner = inner
+
+    def connect(self) -> Capabilities:
+        return self.inner.connect()
+
+    def close(self) -> None:
+        self.inner.close()
+
+    def stat(self, path: LayerPath) -> FileStat:
+        return self.inner.stat(path)
+
+    def list_dir(self, path: LayerPath) -> list[DirEntry]:
+        return self.inner.list_dir(path)
+
+    def open(
+        self,
+        path: LayerPath,
+        access: Access,
+        *,
+        create: Creation = Creation.NEVER,
+        truncate: bool = False,
+        mode: int = 0o600,
+    ) -> BackendFile:
+        return self.inner.open(path, access, create=create, truncate=truncate, mode=mode)
+
+    def space_usage(self) -> SpaceUsage:
+        return self.inner.space_usage()
+
+    def identity(self) -> str:
+        return self.inner.identity()
+
+    def connection_state(self) -> str:
+        return self.inner.connection_state()
+
+    def readlink(self, path: LayerPath) -> str:
+        return self.inner.readlink(path)
+
+    def mkdir(self, path: LayerPath, mode: int) -> None:
+        self.inner.mkdir(path, mode)
+
+    def unlink(self, path: LayerPath) -> None:
+        self.inner.unlink(path)
+
+    def rmdir(self, path: LayerPath) -> None:
+        self.inner.rmdir(path)
+
+    def rename(self, old: LayerPath, new: LayerPath, flags: RenameFlags = RenameFlags.NONE) -> None:
+        self.inner.rename(old, new, flags)
+
+    def symlink(self, path: LayerPath, target: str) -> None:
+        self.inner.symlink(path, target)
+
+    def link(self, existing: LayerPath, new: LayerPath) -> None:
+        self.inner.link(existing, new)
+
+    def mknod(self, path: LayerPath, type: FileType, mode: int, rdev: int = 0) -> None:
+        self.inner.mknod(path, type, mode, rdev)
+
+    def set_attributes(self, path: LayerPath, change: AttributeChange) -> None:
+        self.inner.set_attributes(path, change)
+
+    def get_xattr(self, path: LayerPath, name: str) -> bytes:
+        return self.inner.get_xattr(path, name)
+
+    def list_xattrs(self, path: LayerPath) -> list[str]:
+        return self.inner.list_xattrs(path)
+
+    def set_xattr(self, path: LayerPath, name: str, value: bytes, mode: XattrMode = XattrMode.ANY) -> None:
+        self.inner.set_xattr(path, name, value, mode)
+
+    def remove_xattr(self, path: LayerPath, name: str) -> None:
+        self.inner.remove_xattr(path, name)
+
+    def sync(self) -> None:
+        self.inner.sync()

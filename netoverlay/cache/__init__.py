@@ -1,0 +1,1 @@
+"""Caches of remote layers, each a Backend around a Backend."""

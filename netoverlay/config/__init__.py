@@ -1,0 +1,1 @@
+"""Profiles: what is mounted where, read from TOML and validated."""

@@ -1,0 +1,1 @@
+"""What a running mount tells about itself: counters, and the control socket that asks for them."""
