@@ -222,6 +222,10 @@ class Backend(abc.ABC):
         """Remove an extended attribute; ENODATA if there is none of that name."""
         raise NotSupportedError("remove_xattr")
 
+    def sync_directory(self, path: LayerPath) -> None:
+        """Return once the names in a directory are on stable storage (fsync(2) on it)."""
+        self.sync()
+
     def sync(self) -> None:
         """Return once every change so far is on stable storage (syncfs(2)); where a transport cannot, nothing."""
 

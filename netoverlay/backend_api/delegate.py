@@ -160,5 +160,8 @@ class DelegatingBackend(Backend):
     def remove_xattr(self, path: LayerPath, name: str) -> None:
         self.inner.remove_xattr(path, name)
 
+    def sync_directory(self, path: LayerPath) -> None:
+        self.inner.sync_directory(path)
+
     def sync(self) -> None:
         self.inner.sync()

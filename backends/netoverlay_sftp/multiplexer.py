@@ -1,0 +1,338 @@
+"""Many threads, many requests in flight, one byte stream.
+
+There is no thread that reads: of the threads that wait for replies one leads, that is, it receives for all of them and
+wakes those whose replies came; when it has its own, it hands over to one that still waits. A lone caller so waits in
+its own system call, and no reply costs a thread switch that it could do without.
+
+A request has a deadline from when it was sent. One that passes it fails alone while the server shows signs of life;
+otherwise the connection is declared broken, and everything that waits on it fails at once. So does whatever is no
+proper SFTP: a hostile or confused server can neither hang a caller nor make it use memory without bound.
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from netoverlay.backend_api import Readable, UnavailableError
+from netoverlay_sftp import protocol
+from netoverlay_sftp.errors import describe
+from netoverlay_sftp.protocol import FRAME_HEADER, UINT32, PacketType, ProtocolError
+from netoverlay_sftp.streams import TICK_SECONDS, ByteStream
+
+MAX_FRAME_BYTES = 1 << 20
+"""OpenSSH allows 256 KiB; a longer frame than this is taken for nonsense."""
+MAX_ABANDONED = 4096
+"""Requests that nobody waits for any more, before a server that never answers them is given up."""
+
+_HEADER_BYTES = FRAME_HEADER.size
+_DATA_HEADER_BYTES = _HEADER_BYTES + UINT32.size
+_NOTHING = memoryview(b"")
+
+
+class Request:
+    """One request in flight, and its reply when it is there."""
+
+    __slots__ = ("body", "buffer", "expires_at", "filled", "number", "promoted", "reply_type", "waker")
+
+    def __init__(self, number: int, expires_at: float, buffer: memoryview | None) -> None:
+        self.number = number
+        self.expires_at = expires_at
+        self.buffer = buffer
+        """Where the payload of a DATA reply goes."""
+        self.reply_type = 0
+        self.body = b""
+        """Of the reply, after the request number; of DATA into `buffer` nothing."""
+        self.filled = 0
+        """Bytes of `buffer` that a DATA reply filled."""
+        self.waker: queue.SimpleQueue[None] | None = None
+        self.promoted = False
+
+
+class Multiplexer:
+    """SFTP requests over `stream`. `deadline` in seconds."""
+
+    def __init__(self, stream: ByteStream, deadline: float) -> None:
+        self.version = 0
+        self.extensions: dict[bytes, bytes] = {}
+        self._stream = stream
+        self._deadline = deadline
+        self._numbers = itertools.count(1)
+        self._send_lock = threading.Lock()
+        self._lock = threading.Lock()
+        self._led = False
+        self._followers: deque[Request] = deque()
+        self._pending: dict[int, Request] = {}
+        self._abandoned: set[int] = set()
+        self._broken: str | None = None
+        # The receiving side, touched by the leader only: bytes not looked at yet, and the frame that is arriving.
+        self._unparsed = _NOTHING
+        self._arriving: Request | None = None
+        self._arriving_type = 0
+        self._target = _NOTHING
+        self._probed_at = 0.0
+
+    @property
+    def broken(self) -> bool:
+        """Whether the connection is lost: nothing can be asked any more."""
+        return self._broken is not None
+
+    @property
+    def in_flight(self) -> int:
+        """The number of requests without a reply."""
+        return len(self._pending)
+
+    def start(self) -> None:
+        """Exchange versions. ProtocolError if what answers is no SFTP server, UnavailableError if nothing does."""
+        expires_at = time.monotonic() + self._deadline
+        try:
+            self._stream.send([UINT32.pack(5), bytes([PacketType.INIT]), UINT32.pack(protocol.PROTOCOL_VERSION)])
+            header = self._peek_until(5, expires_at)
+            length = UINT32.unpack_from(header)[0]
+            if header[4] != PacketType.VERSION or not 5 <= length <= MAX_FRAME_BYTES:
+                raise ProtocolError(f"it answers with {bytes(self._unparsed[:64])!r}, which is no SFTP")
+            frame = self._peek_until(4 + length, expires_at)
+            self.version, self.extensions = protocol.unpack_version(bytes(frame[5 : 4 + length]))
+            self._unparsed = self._unparsed[4 + length :]
+        except BaseException as error:
+            self.fail(describe(error))
+            raise
+        if self.version != protocol.PROTOCOL_VERSION:
+            raise ProtocolError(f"it speaks version {self.version} of SFTP, not {protocol.PROTOCOL_VERSION}")
+
+    def submit(
+        self, packet: PacketType, body: bytes, *, tail: Readable | None = None, buffer: memoryview | None = None
+    ) -> Request:
+        """Send a request: `body`, then `tail`, which is not copied. `buffer` takes the payload of a DATA reply.
+
+        Every request that is submitted must be passed to wait(), unless its reply does not matter.
+        """
+        parts: list[Readable] = [body] if tail is None else [body, tail]
+        number = next(self._numbers) & 0xFFFF_FFFF
+        length = 5 + sum(map(len, parts))
+        parts[0] = FRAME_HEADER.pack(length, packet, number) + body
+        request = Request(number, time.monotonic() + self._deadline, buffer)
+        self._pending[number] = request
+        self._send(parts)
+        return request
+
+    def submit_many(self, requests: Sequence[tuple[PacketType, bytes]]) -> list[Request]:
+        """As submit(), in one piece, for small requests that are to be in flight together."""
+        expires_at = time.monotonic() + self._deadline
+        frames = []
+        submitted = []
+        for packet, body in requests:
+            request = Request(next(self._numbers) & 0xFFFF_FFFF, expires_at, None)
+            frames.append(FRAME_HEADER.pack(5 + len(body), packet, request.number) + body)
+            self._pending[request.number] = request
+            submitted.append(request)
+        self._send([b"".join(frames)])
+        return submitted
+
+    def wait(self, request: Request) -> Request:
+        """Return once the reply is in `request`. UnavailableError at its deadline, or if the connection is lost."""
+        if request.reply_type:
+            return request
+        with self._lock:
+            leads = not self._led and self._broken is None
+            if leads:
+                self._led = True
+            elif self._broken is None:
+                request.waker = queue.SimpleQueue()
+                self._followers.append(request)
+        if leads or self._follow(request):
+            self._lead(request)
+        if not request.reply_type:
+            # The memory of a request is its caller's again once this raises, so wait until the leader has let go of it.
+            while self._arriving is request and request.waker is not None and not request.promoted:
+                time.sleep(0.001)
+            raise UnavailableError(self._broken or f"{self._stream.server}: the server did not answer in time")
+        return request
+
+    def fail(self, reason: str) -> None:
+        """Declare the connection broken: whoever waits, or asks from now on, gets UnavailableError with `reason`."""
+        with self._lock:
+            if self._broken is not None:
+                return
+            self._broken = f"{self._stream.server}: {reason}"
+            waiting = list(self._pending.values())
+            self._pending.clear()
+            self._followers.clear()
+        self._stream.abort()
+        for request in waiting:
+            if request.waker is not None:
+                request.waker.put(None)
+
+    def _send(self, parts: Sequence[Readable]) -> None:
+        try:
+            with self._send_lock:
+                if self._broken is None:
+                    self._stream.send(parts)
+        except BaseException as error:  # a frame may have gone in part, after which nothing can follow
+            self.fail(describe(error))
+            if not isinstance(error, Exception):
+                raise
+        if self._broken is not None:
+            raise UnavailableError(self._broken)
+
+    def _follow(self, request: Request) -> bool:
+        """Wait until the reply is there, or it is this thread's turn to lead (True)."""
+        waker = request.waker
+        # The leader sets the reply first and looks for the waker then; this thread set the waker first.
+        if waker is None or request.reply_type:
+            return False
+        try:
+            waker.get(timeout=max(0.0, request.expires_at - time.monotonic()))
+        except queue.Empty:
+            with self._lock:
+                if request in self._followers:
+                    self._followers.remove(request)
+            if not request.promoted:
+                self._expire(request)
+        return request.promoted
+
+    def _lead(self, request: Request) -> None:
+        try:
+            while not request.reply_type and self._broken is None:
+                if not self._receive_frame(request.expires_at):
+                    self._expire(request)
+                    break
+        except BaseException as error:
+            self.fail(describe(error))
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        with self._lock:
+            if self._broken is not None:
+                self._arriving = None
+            while self._followers:
+                follower = self._followers.popleft()
+                if not follower.reply_type and follower.waker is not None:
+                    follower.promoted = True
+                    follower.waker.put(None)
+                    return
+            self._led = False
+
+    def _expire(self, request: Request) -> None:
+        if request.reply_type:
+            return
+        if self._stream.liveness.silence() > self._deadline / 2:
+            self.fail(f"the server has been silent for {self._deadline:g} s")
+        if self._pending.pop(request.number, None) is not None:
+            self._abandoned.add(request.number)
+            if len(self._abandoned) > MAX_ABANDONED:
+                self.fail(f"the server left {MAX_ABANDONED} requests unanswered")
+        elif self._arriving is request:
+            self._stop_filling(request)
+
+    def _stop_filling(self, request: Request) -> None:
+        if request.waker is None or request.promoted:  # this thread is the leader
+            self._target = memoryview(bytearray(len(self._target)))
+        else:
+            self.fail("the server stopped in the middle of a reply")
+
+    def _peek_until(self, count: int, expires_at: float) -> memoryview:
+        while True:
+            try:
+                return self._peek(count, expires_at)
+            except TimeoutError:
+                if time.monotonic() >= expires_at:
+                    raise
+
+    def _peek(self, count: int, expires_at: float) -> memoryview:
+        """At least `count` bytes, which stay unparsed."""
+        while len(self._unparsed) < count:
+            kept = bytes(self._unparsed)
+            self._unparsed = memoryview(kept)
+            more = self._stream.receive(expires_at - time.monotonic())
+            if not more:
+                raise EOFError("the server closed the connection")
+            self._unparsed = memoryview(kept + more) if kept else more
+        return self._unparsed
+
+    def _receive_frame(self, expires_at: float) -> bool:
+        """Receive on until a frame is complete. False at `expires_at`; what came so far is kept for the next leader."""
+        while True:
+            try:
+                if self._arriving is None:
+                    self._begin_frame(expires_at)
+                self._fill_target(expires_at)
+            except TimeoutError:
+                if time.monotonic() >= expires_at:
+                    return False
+                self._probe_if_silent()
+            else:
+                return True
+
+    def _probe_if_silent(self) -> None:
+        now = time.monotonic()
+        pause = max(TICK_SECONDS, self._deadline / 4)
+        if self._stream.liveness.silence() > pause / 2 and now - self._probed_at > pause:
+            self._probed_at = now
+            self._stream.probe()
+
+    def _begin_frame(self, expires_at: float) -> None:
+        head = self._peek(_HEADER_BYTES, expires_at)
+        length, reply_type, number = FRAME_HEADER.unpack_from(head)
+        if not 5 <= length <= MAX_FRAME_BYTES:
+            raise ProtocolError(f"the server sent a frame of {length} bytes")
+        request = self._pending.get(number)
+        into_buffer = request is not None and request.buffer is not None and reply_type == PacketType.DATA
+        if into_buffer:
+            head = self._peek(_DATA_HEADER_BYTES, expires_at)
+        # Only now, since a timeout before this must leave everything as it was; and in this order, so that _expire()
+        # finds it either pending or arriving.
+        self._arriving = request
+        if self._pending.pop(number, None) is None or request is None:
+            if number not in self._abandoned:
+                raise ProtocolError(f"the server answered request {number}, which was not made")
+            self._abandoned.discard(number)
+            self._arriving = request = Request(number, 0.0, None)
+            into_buffer = False
+        self._arriving_type = reply_type
+        if into_buffer and request.buffer is not None:
+            size = UINT32.unpack_from(head, _HEADER_BYTES)[0]
+            if size != length - 9 or size > len(request.buffer):
+                raise ProtocolError(f"the server sent {size} bytes of data where {len(request.buffer)} were asked for")
+            self._target = request.buffer[:size]
+            self._unparsed = head[_DATA_HEADER_BYTES:]
+            request.filled = size
+        else:
+            request.buffer = None
+            self._target = memoryview(bytearray(length - 5))
+            self._unparsed = head[_HEADER_BYTES:]
+
+    def _fill_target(self, expires_at: float) -> None:
+        target = self._target
+        if self._unparsed:
+            count = min(len(self._unparsed), len(target))
+            target[:count] = self._unparsed[:count]
+            self._unparsed = self._unparsed[count:]
+            self._target = target = target[count:]
+        while target:
+            count = self._stream.receive_into(target, expires_at - time.monotonic())
+            if not count:
+                raise EOFError("the server closed the connection")
+            self._target = target = target[count:]
+        self._finish_frame()
+
+    def _finish_frame(self) -> None:
+        request, self._arriving, target = self._arriving, None, self._target
+        self._target = _NOTHING
+        if request is None:
+            return
+        if request.buffer is None:
+            request.body = bytes(target.obj)
+        request.reply_type = self._arriving_type
+        waker = request.waker
+        if waker is not None:
+            waker.put(None)
+        elif not request.expires_at and request.reply_type == PacketType.HANDLE:
+            self.submit(PacketType.CLOSE, request.body)  # whoever asked for the handle has given up

@@ -1,0 +1,336 @@
+"""Between the kernel channel and the overlay: each request becomes calls of the overlay, its results a reply."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Final
+
+from netoverlay import kernel_values as values
+from netoverlay.backend_api import (
+    AttributeChange,
+    FileStat,
+    LayerSetupError,
+    NotSupportedError,
+    StaleHandleError,
+    UnavailableError,
+    os_error,
+)
+from netoverlay.fuse import abi, replies, requests
+from netoverlay.fuse.operations import Operations
+from netoverlay.fuse.replies import Reply
+from netoverlay.fuse.requests import RequestHeader
+from netoverlay.overlay.creation import Owner
+from netoverlay.overlay.handles import FileHandle
+from netoverlay.overlay.inodes import DirectoryInode, FileInode, Inode, Name
+from netoverlay.overlay.layers import FOR_EVER_NS, LowerPlace
+from netoverlay.overlay.lookup import Entry
+from netoverlay.overlay.overlay import Overlay
+
+ERRNO_OF: Final[tuple[tuple[type[OSError], int], ...]] = (
+    (NotSupportedError, errno.EOPNOTSUPP),
+    (StaleHandleError, errno.ESTALE),
+    # After the mount was made, a refused login is no answer to a question about permissions.
+    (LayerSetupError, errno.EIO),
+    (UnavailableError, errno.EIO),
+)
+"""What the kernel is told for errors that are kinds of their own. Others are told as they are."""
+
+_NEVER_TOLD: Final = {errno.ENOSYS: errno.EOPNOTSUPP, errno.ENOTCONN: errno.EIO}
+"""Codes that must not reach the kernel: ENOSYS switches the operation off for the whole mount, ENOTCONN is what a dead
+mount says."""
+
+
+def errno_of(error: OSError) -> int:
+    """What the kernel is answered for an error of the overlay."""
+    for kind, code in ERRNO_OF:
+        if isinstance(error, kind):
+            return code
+    code = error.errno or errno.EIO
+    return _NEVER_TOLD.get(code, code)
+
+
+class Bridge(Operations):
+    """Serves one overlay."""
+
+    def __init__(self, overlay: Overlay) -> None:
+        self._overlay = overlay
+        self._tree = overlay.tree
+        self._inodes = overlay.tree.inodes
+        self._handles = overlay.handles
+        unchanging = overlay.tree.stack.unchanging
+        self._file_flags = abi.Fopen.KEEP_CACHE if unchanging else 0
+        self._directory_flags = abi.Fopen.KEEP_CACHE | abi.Fopen.CACHE_DIR if unchanging else 0
+
+    # -- from and to the kernel's numbers
+
+    def _inode(self, nodeid: int) -> Inode:
+        try:
+            return self._inodes.get(nodeid)
+        except KeyError:
+            raise os_error(errno.ESTALE) from None
+
+    def _directory(self, nodeid: int) -> DirectoryInode:
+        inode = self._inode(nodeid)
+        if not isinstance(inode, DirectoryInode):
+            raise os_error(errno.ENOTDIR)
+        return inode
+
+    def _file(self, nodeid: int) -> FileInode:
+        inode = self._inode(nodeid)
+        if not isinstance(inode, FileInode):
+            raise os_error(errno.EISDIR)
+        return inode
+
+    def _shown(self, inode: Inode, stat: FileStat) -> replies.FuseAttributes:
+        return values.fuse_attributes(self._overlay.view.complete(inode.ino, stat))
+
+    def _entry(self, entry: Entry) -> replies.Entry:
+        valid_ns = _inode_valid_ns(entry.inode)
+        return replies.Entry(entry.inode.nodeid, 0, valid_ns, valid_ns, self._shown(entry.inode, entry.stat))
+
+    def _attributes(self, inode: Inode) -> bytes:
+        return replies.attributes(self._shown(inode, self._tree.stat(inode)), _inode_valid_ns(inode))
+
+    # -- names
+
+    def lookup(self, request: RequestHeader, body: requests.NameRequest) -> Reply:
+        directory = self._directory(request.nodeid)
+        entry = self._overlay.lookup.lookup(directory, body.name)
+        if entry is None:
+            return replies.absent(_valid_ns(directory.lowers))
+        return replies.entry(self._entry(entry))
+
+    def forget(self, request: RequestHeader, body: requests.ForgetRequest) -> None:
+        del request
+        for nodeid, count in body.forgets:
+            self._inodes.forget(nodeid, count)
+
+    def mknod(self, request: RequestHeader, body: requests.MknodRequest) -> Reply:
+        creator = self._overlay.changes().creator
+        directory, mode = self._directory(request.nodeid), body.mode & values.PERMISSIONS
+        made = creator.mknod(directory, body.name, values.file_type(body.mode), mode, body.rdev, _owner(request))
+        return replies.entry(self._entry(made))
+
+    def mkdir(self, request: RequestHeader, body: requests.MkdirRequest) -> Reply:
+        creator = self._overlay.changes().creator
+        mode = body.mode & values.PERMISSIONS
+        return replies.entry(
+            self._entry(creator.mkdir(self._directory(request.nodeid), body.name, mode, _owner(request)))
+        )
+
+    def symlink(self, request: RequestHeader, body: requests.SymlinkRequest) -> Reply:
+        creator = self._overlay.changes().creator
+        return replies.entry(
+            self._entry(creator.symlink(self._directory(request.nodeid), body.name, body.target, _owner(request)))
+        )
+
+    def link(self, request: RequestHeader, body: requests.LinkRequest) -> Reply:
+        creator = self._overlay.changes().creator
+        return replies.entry(
+            self._entry(creator.link(self._file(body.nodeid), self._directory(request.nodeid), body.name))
+        )
+
+    def unlink(self, request: RequestHeader, body: requests.NameRequest) -> Reply:
+        self._overlay.changes().remover.unlink(self._directory(request.nodeid), body.name)
+        return None
+
+    def rmdir(self, request: RequestHeader, body: requests.NameRequest) -> Reply:
+        self._overlay.changes().remover.rmdir(self._directory(request.nodeid), body.name)
+        return None
+
+    def rename(self, request: RequestHeader, body: requests.RenameRequest) -> Reply:
+        old = Name(self._directory(request.nodeid), body.old_name)
+        new = Name(self._directory(body.new_parent), body.new_name)
+        self._overlay.changes().renamer.rename(old, new, values.rename_flags(body.flags))
+        return None
+
+    def readlink(self, request: RequestHeader, body: None) -> Reply:
+        del body
+        return replies.target(self._overlay.files.readlink(self._file(request.nodeid)))
+
+    # -- attributes
+
+    def getattr(self, request: RequestHeader, body: requests.GetattrRequest) -> Reply:
+        del body
+        return self._attributes(self._inode(request.nodeid))
+
+    def setattr(self, request: RequestHeader, body: requests.SetattrRequest) -> Reply:
+        changes = self._overlay.changes()
+        inode = self._inode(request.nodeid)
+        if body.valid & abi.Fattr.SIZE:
+            clear = bool(body.valid & abi.Fattr.KILL_SUIDGID)
+            self._overlay.files.truncate(self._file(request.nodeid), body.size, clear_set_ids=clear)
+        change = values.attribute_change(body)
+        if change != AttributeChange():
+            changes.attributes.change(inode, change)
+        return self._attributes(inode)
+
+    def statfs(self, request: RequestHeader, body: None) -> Reply:
+        del request, body
+        usage = self._overlay.space_usage()
+        return replies.statistics(values.statistics(usage))
+
+    def setxattr(self, request: RequestHeader, body: requests.SetxattrRequest) -> Reply:
+        self._overlay.xattrs.set(self._inode(request.nodeid), body.name, body.value, values.xattr_mode(body.flags))
+        return None
+
+    def getxattr(self, request: RequestHeader, body: requests.GetxattrRequest) -> Reply:
+        return replies.xattr(body.size, self._overlay.xattrs.get(self._inode(request.nodeid), body.name))
+
+    def listxattr(self, request: RequestHeader, body: requests.ListxattrRequest) -> Reply:
+        names = self._overlay.xattrs.list(self._inode(request.nodeid))
+        return replies.xattr(body.size, b"".join(os.fsencode(name) + b"\0" for name in names))
+
+    def removexattr(self, request: RequestHeader, body: requests.NameRequest) -> Reply:
+        self._overlay.xattrs.remove(self._inode(request.nodeid), body.name)
+        return None
+
+    # -- data
+
+    def open(self, request: RequestHeader, body: requests.OpenRequest) -> Reply:
+        handle = self._open_file(self._file(request.nodeid), body.flags, body.open_flags)
+        return replies.opened(self._handles.add_file(handle), self._file_flags)
+
+    def _open_file(self, inode: FileInode, flags: int, open_flags: int) -> FileHandle:
+        truncate = bool(flags & os.O_TRUNC)
+        clear = bool(open_flags & abi.OpenRequestFlag.KILL_SUIDGID)
+        return self._overlay.files.open(inode, values.access(flags), truncate=truncate, clear_set_ids=clear)
+
+    def create(self, request: RequestHeader, body: requests.CreateRequest) -> Reply:
+        directory = self._directory(request.nodeid)
+        try:
+            creator = self._overlay.changes().creator
+            made = creator.create(directory, body.name, body.mode & values.PERMISSIONS, _owner(request))
+        except FileExistsError:
+            if body.flags & os.O_EXCL:
+                raise
+            return self._open_existing(directory, body)
+        handle = self._overlay.files.adopt(made.inode, made.file, values.access(body.flags))
+        entry = self._entry(Entry(made.inode, made.stat))
+        return replies.created(entry, self._handles.add_file(handle), self._file_flags)
+
+    def _open_existing(self, directory: DirectoryInode, body: requests.CreateRequest) -> Reply:
+        """CREATE of a file that is there, which the kernel did not know."""
+        entry = self._overlay.lookup.lookup(directory, body.name)
+        if entry is None:
+            raise os_error(errno.ENOENT)
+        try:
+            if not isinstance(entry.inode, FileInode):
+                raise os_error(errno.EISDIR)
+            handle = self._open_file(entry.inode, body.flags, body.open_flags)
+        except BaseException:
+            self._inodes.forget(entry.inode.nodeid)
+            raise
+        return replies.created(self._entry(entry), self._handles.add_file(handle), self._file_flags)
+
+    def tmpfile(self, request: RequestHeader, body: requests.CreateRequest) -> Reply:
+        del request, body
+        raise NotSupportedError("O_TMPFILE")
+
+    def read(self, request: RequestHeader, body: requests.ReadRequest) -> Reply:
+        del request
+        return self._overlay.files.read(self._handles.file(body.handle), body.offset, body.size)
+
+    def write(self, request: RequestHeader, body: requests.WriteRequest) -> Reply:
+        del request
+        clear = bool(body.write_flags & abi.WriteFlag.KILL_SUIDGID)
+        handle = self._handles.file(body.handle)
+        self._overlay.files.write(handle, body.offset, body.data, clear_set_ids=clear)
+        return replies.written(len(body.data))
+
+    def flush(self, request: RequestHeader, body: requests.FlushRequest) -> Reply:
+        """Nothing is held back, so there is nothing to send."""
+        del request
+        self._handles.file(body.handle)
+        return None
+
+    def release(self, request: RequestHeader, body: requests.ReleaseRequest) -> Reply:
+        del request
+        self._overlay.files.release(self._handles.remove_file(body.handle))
+        return None
+
+    def fsync(self, request: RequestHeader, body: requests.FsyncRequest) -> Reply:
+        del request
+        data_only = bool(body.flags & abi.FsyncFlag.DATA_ONLY)
+        self._overlay.files.sync(self._handles.file(body.handle), data_only=data_only)
+        return None
+
+    def lseek(self, request: RequestHeader, body: requests.LseekRequest) -> Reply:
+        del request
+        return replies.position(self._overlay.files.seek(self._handles.file(body.handle), body.offset, body.whence))
+
+    def fallocate(self, request: RequestHeader, body: requests.FallocateRequest) -> Reply:
+        del request
+        mode = values.allocate_mode(body.mode)
+        self._overlay.files.allocate(self._handles.file(body.handle), mode, body.offset, body.length)
+        return None
+
+    def copy_file_range(self, request: RequestHeader, body: requests.CopyFileRangeRequest) -> Reply:
+        source, target = self._handles.file(body.source_handle), self._handles.file(body.handle)
+        count = self._overlay.files.copy_range(source, body.source_offset, target, body.offset, body.length)
+        return replies.copied(request, count)
+
+    def syncfs(self, request: RequestHeader, body: None) -> Reply:
+        del request, body
+        self._overlay.sync()
+        return None
+
+    # -- directories
+
+    def opendir(self, request: RequestHeader, body: requests.OpenRequest) -> Reply:
+        del body
+        handle = self._overlay.directories.open(self._directory(request.nodeid))
+        return replies.opened(self._handles.add_directory(handle), self._directory_flags)
+
+    def readdir(self, request: RequestHeader, body: requests.ReadRequest) -> Reply:
+        del request
+        handle = self._handles.directory(body.handle)
+        packer = replies.DirectoryPacker(body.size)
+        with handle.inode.directory_lock:
+            for name, ino, kind, position, _ in self._overlay.directories.read_locked(handle, body.offset):
+                if not packer.add(name, ino, kind >> 12, position):
+                    break
+        return packer.reply()
+
+    def readdirplus(self, request: RequestHeader, body: requests.ReadRequest) -> Reply:
+        del request
+        handle = self._handles.directory(body.handle)
+        directories = self._overlay.directories
+        packer = replies.DirectoryPacker(body.size)
+        with handle.inode.directory_lock:
+            for name, ino, kind, position, listed in directories.read_locked(handle, body.offset):
+                entry = None if listed is None else directories.entry_locked(handle, listed)
+                if entry is None and listed is not None:
+                    continue
+                found = None if entry is None else self._entry(entry)
+                if not packer.add_plus(name, ino, kind >> 12, position, found):
+                    if entry is not None:
+                        self._inodes.forget(entry.inode.nodeid)
+                    break
+        return packer.reply()
+
+    def releasedir(self, request: RequestHeader, body: requests.ReleaseRequest) -> Reply:
+        del request
+        self._overlay.directories.release(self._handles.remove_directory(body.handle))
+        return None
+
+    def fsyncdir(self, request: RequestHeader, body: requests.FsyncRequest) -> Reply:
+        del body
+        self._overlay.sync_directory(self._directory(request.nodeid))
+        return None
+
+
+def _owner(request: RequestHeader) -> Owner:
+    return Owner(request.uid, request.gid)
+
+
+def _valid_ns(lowers: tuple[LowerPlace, ...]) -> int:
+    """How long the kernel may believe what these layers say together."""
+    ttls = [layer.ttl_ns for layer, _ in lowers if layer.ttl_ns != FOR_EVER_NS]
+    return min(ttls, default=replies.FOR_EVER)
+
+
+def _inode_valid_ns(inode: Inode) -> int:
+    """What the upper holds changes only through this mount."""
+    return replies.FOR_EVER if inode.in_upper else _valid_ns((inode.lower_place(),))

@@ -1,0 +1,352 @@
+"""The memory of the metadata cache: directory listings, and the fetches of them that are under way.
+
+A listing answers for every name of its directory, those that are not there included. What a change makes doubtful is
+forgotten name by name, so that creating a file does not cost a new listing: a forgotten name is known to need asking.
+A fetch that is under way while something changes keeps note of it, and its result is stored without what it may have
+seen too early.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+
+from cachetools import LRUCache
+
+from netoverlay.backend_api.types import DirEntry, FileStat, FileType, LayerPath, join_path, split_path
+from netoverlay.cache.open_files import OpenFiles
+
+HUGE_DIRECTORY = 8192
+"""Entries from which on a directory whose listing is no longer kept is not listed again for the sake of one name."""
+_MAX_HUGE = 1024
+
+
+class Answer(enum.Enum):
+    """What is known of a name when it is not its attributes."""
+
+    ABSENT = "absent"
+    """Its directory is listed, and the name is not there."""
+    ASK = "ask"
+    """Its directory is listed, but this name must be asked for."""
+    UNLISTED = "unlisted"
+    """Its directory is not listed."""
+
+
+class Listing:
+    """The entries of one directory; None instead of attributes that must be asked for."""
+
+    __slots__ = ("ahead", "born", "entries", "expires", "targets", "version")
+
+    def __init__(self, entries: dict[str, FileStat | None], expires: float, born: int) -> None:
+        self.entries = entries
+        self.targets: dict[str, str] = {}
+        """Where the symbolic links point that were read."""
+        self.expires = expires
+        """On the monotonic clock."""
+        self.born = born
+        """The count of changes when the fetch began."""
+        self.version = 0
+        """The count of names forgotten here."""
+        self.ahead = False
+        """Fetched before anybody asked, and not used yet."""
+
+
+class Fetch:
+    """One list_dir() under way. `result` is what all who need it wait for."""
+
+    __slots__ = ("ahead", "began", "born", "forgotten", "path", "result", "stale")
+
+    def __init__(self, path: LayerPath, born: int, *, ahead: bool) -> None:
+        self.path = path
+        self.born = born
+        self.began = time.monotonic()
+        self.ahead = ahead
+        self.forgotten: set[str] = set()
+        self.stale = False
+        self.result: Future[Listing] = Future()
+
+
+class Mark:
+    """Where a listing stood before its transport was asked for one name, to see afterwards whether it still does."""
+
+    __slots__ = ("listing", "version")
+
+    def __init__(self, listing: Listing) -> None:
+        self.listing = listing
+        self.version = listing.version
+
+
+def _size(listing: Listing) -> int:
+    return len(listing.entries) + 1
+
+
+def _is_shared(stat: FileStat) -> bool:
+    """Whether the file has other names, through which it may change."""
+    return stat.nlink is not None and stat.nlink > 1 and stat.type is not FileType.DIRECTORY
+
+
+class Listings:
+    """All listings, at most `max_entries` names; thread-safe. Its lock is a leaf: nothing is called under it."""
+
+    def __init__(self, ttl: float | None, max_entries: int, files: OpenFiles, on_first_use: Callable[[], None]) -> None:
+        """`ttl`: seconds that a listing counts; None for ever. `on_first_use()` is called, without the lock, when a
+        listing that was fetched ahead is used for the first time."""
+        self._ttl = math.inf if ttl is None else ttl
+        self._files = files
+        self._on_first_use = on_first_use
+        self._lock = threading.Lock()
+        self._listings: LRUCache[LayerPath, Listing] = LRUCache(max_entries, getsizeof=_size)
+        self._root = Listing({"": None}, -math.inf, 0)
+        """Holds the attributes of the root itself, which no listing does."""
+        self._fetches: dict[LayerPath, Fetch] = {}
+        self._changes = 0
+        self._linked: set[LayerPath] = set()
+        self._huge: LRUCache[LayerPath, None] = LRUCache(_MAX_HUGE)
+        self.exact_names = True
+        """False if one file answers to several spellings of its name."""
+
+    def lookup(self, path: LayerPath) -> FileStat | Answer:
+        """What is known of `path`."""
+        directory, name = split_path(path)
+        first_use = False
+        with self._lock:
+            listing = self._root if not path else self._fresh(directory)
+            if listing is None:
+                return Answer.UNLISTED
+            if listing.ahead:
+                listing.ahead, first_use = False, True
+            answer = self._entry(listing, directory, name)
+        if first_use:
+            self._on_first_use()
+        return answer
+
+    def entries(self, path: LayerPath, listing: Listing | None = None) -> list[DirEntry] | None:
+        """The whole directory as `listing` has it, by default the one that is kept; None if it must be listed."""
+        with self._lock:
+            listing = listing or self._fresh(path)
+            if listing is None:
+                return None
+            found = self._whole(listing, path)
+            first_use = found is not None and listing.ahead
+            if first_use:
+                listing.ahead = False
+        if first_use:
+            self._on_first_use()
+        return found
+
+    def answer_from(self, listing: Listing, path: LayerPath) -> FileStat | Answer:
+        """What `listing`, of the directory of `path`, which need not be stored, says of `path`."""
+        with self._lock:
+            return self._entry(listing, *split_path(path))
+
+    def subdirectories(self, path: LayerPath) -> list[LayerPath]:
+        """The directories in a listed directory that are neither listed nor being listed."""
+        with self._lock:
+            listing = self._fresh(path)
+            if listing is None:
+                return []
+            names = [name for name, stat in listing.entries.items() if stat and stat.type is FileType.DIRECTORY]
+            return [child for name in names if not self._is_listed(child := join_path(path, name))]
+
+    def begin(self, path: LayerPath, *, whole: bool = False, ahead: bool = False) -> tuple[Fetch, bool]:
+        """The fetch of `path` under way, and whether the caller must do it, and end it by store() or fail().
+
+        If the directory has become listed (`whole`: with no name that must be asked for) the fetch has ended already.
+        """
+        with self._lock:
+            listing = self._fresh(path)
+            if listing is not None and (not whole or self._whole(listing, path) is not None):
+                fetch = Fetch(path, self._changes, ahead=False)
+                fetch.result.set_result(listing)
+                return fetch, False
+            known = self._fetches.get(path)
+            if known is None:
+                fetch = self._fetches[path] = Fetch(path, self._changes, ahead=ahead)
+                return fetch, True
+            first_use = known.ahead and not ahead
+            if first_use:
+                known.ahead = False
+        if first_use:
+            self._on_first_use()
+        return known, False
+
+    def is_huge(self, path: LayerPath) -> bool:
+        """Whether `path` had HUGE_DIRECTORY entries or more when it was last listed."""
+        with self._lock:
+            return path in self._huge
+
+    def store(self, fetch: Fetch, entries: Iterable[DirEntry], unsettled: Iterable[str]) -> Listing:
+        """End a fetch with what it brought; the attributes of the names in `unsettled` are not kept."""
+        listing = Listing(dict(entries), fetch.began + self._ttl, fetch.born)
+        with self._lock:
+            for name in (*fetch.forgotten, *unsettled):
+                listing.entries[name] = None
+            listing.ahead = fetch.ahead
+            self._end(fetch)
+            if len(listing.entries) >= HUGE_DIRECTORY:
+                self._huge[fetch.path] = None
+            if not fetch.stale:
+                self._keep(fetch.path, listing)
+        fetch.result.set_result(listing)
+        return listing
+
+    def fail(self, fetch: Fetch, error: BaseException) -> None:
+        """End a fetch without a result."""
+        with self._lock:
+            self._end(fetch)
+        fetch.result.set_exception(error)
+
+    def mark(self, path: LayerPath) -> Mark | None:
+        """To be taken before `path` alone is asked for, and given to learn(); None if there is no place for it."""
+        with self._lock:
+            listing = self._root if not path else self._fresh(split_path(path)[0])
+            return None if listing is None else Mark(listing)
+
+    def learn(self, path: LayerPath, mark: Mark | None, stat: FileStat | None) -> None:
+        """Keep the attributes of `path`, or None for its absence, unless something changed since the mark."""
+        with self._lock:
+            if mark is None or mark.version != mark.listing.version:
+                return
+            name = split_path(path)[1]
+            if stat is None:
+                mark.listing.entries.pop(name, None)
+            elif not _is_shared(stat) and path not in self._linked:
+                mark.listing.entries[name] = stat
+                if not path:
+                    mark.listing.expires = time.monotonic() + self._ttl
+
+    def target(self, path: LayerPath) -> str | None:
+        """The target of a symbolic link that was read before."""
+        directory, name = split_path(path)
+        with self._lock:
+            listing = self._fresh(directory)
+            return None if listing is None else listing.targets.get(name)
+
+    def learn_target(self, path: LayerPath, mark: Mark | None, target: str) -> None:
+        """As learn(), for the target of a symbolic link."""
+        with self._lock:
+            if mark is not None and mark.version == mark.listing.version:
+                mark.listing.targets[split_path(path)[1]] = target
+
+    def forget(self, path: LayerPath) -> None:
+        """`path` may have been created, removed or changed."""
+        with self._lock:
+            self._changes += 1
+            if not self.exact_names:
+                self._forget_all()
+                return
+            directory, name = split_path(path)
+            listing = self._root if not path else self._listings.get(directory)
+            if listing is not None:
+                listing.version += 1
+                listing.targets.pop(name, None)
+                grows = name not in listing.entries
+                listing.entries[name] = None
+                if grows:
+                    self._keep(directory, listing)
+            fetch = self._fetches.get(directory)
+            if fetch is not None and path:
+                fetch.forgotten.add(name)
+
+    def forget_tree(self, path: LayerPath) -> None:
+        """What stood at `path` and below may be elsewhere or gone."""
+        prefix = f"{path}/"
+        with self._lock:
+            self._changes += 1
+            for known in [known for known in self._listings if known == path or known.startswith(prefix)]:
+                self._drop(known)
+            for known in [known for known in self._fetches if known == path or known.startswith(prefix)]:
+                self._fetches.pop(known).stale = True
+
+    def forget_all(self) -> None:
+        """Everything may have changed."""
+        with self._lock:
+            self._changes += 1
+            self._forget_all()
+
+    def link(self, existing: LayerPath, new: LayerPath) -> None:
+        """The two may be one file from now on, and its transport may not tell."""
+        with self._lock:
+            self._linked.update((existing, new))
+
+    def unlink(self, path: LayerPath) -> None:
+        """The name is gone."""
+        with self._lock:
+            self._linked.discard(path)
+
+    def rename(self, old: LayerPath, new: LayerPath, *, exchange: bool) -> None:
+        """What was linked at `old` or below is at `new`; for an exchange also the other way round."""
+        with self._lock:
+            here = self._linked_below(old)
+            there = self._linked_below(new) if exchange else set()
+            self._linked -= here | there
+            self._linked |= {new + path[len(old) :] for path in here} | {old + path[len(new) :] for path in there}
+
+    def is_linked(self, path: LayerPath) -> bool:
+        """Whether link() was told of `path`."""
+        with self._lock:
+            return path in self._linked
+
+    def _whole(self, listing: Listing, path: LayerPath) -> list[DirEntry] | None:
+        found = []
+        for name, stat in listing.entries.items():
+            if stat is None or self._is_doubtful(listing, path, name, stat):
+                return None
+            found.append(DirEntry(name, stat))
+        return found
+
+    def _entry(self, listing: Listing, directory: LayerPath, name: str) -> FileStat | Answer:
+        stat = listing.entries.get(name, Answer.ABSENT)
+        if isinstance(stat, FileStat):
+            if self._is_doubtful(listing, directory, name, stat):
+                return Answer.ASK
+            if listing is self._root and listing.expires <= time.monotonic():
+                return Answer.ASK
+            return stat
+        return Answer.ABSENT if stat is Answer.ABSENT and self.exact_names else Answer.ASK
+
+    def _is_doubtful(self, listing: Listing, directory: LayerPath, name: str, stat: FileStat) -> bool:
+        """Whether the file may have changed through another of its names since it was listed."""
+        if not _is_shared(stat) and (not self._linked or join_path(directory, name) not in self._linked):
+            return False
+        return self._files.shared_files_change or listing.born != self._changes
+
+    def _fresh(self, path: LayerPath) -> Listing | None:
+        listing: Listing | None = self._listings.get(path)
+        if listing is None or listing.expires > time.monotonic():
+            return listing
+        self._drop(path)
+        return None
+
+    def _linked_below(self, top: LayerPath) -> set[LayerPath]:
+        prefix = f"{top}/"
+        return {path for path in self._linked if path == top or path.startswith(prefix)}
+
+    def _is_listed(self, path: LayerPath) -> bool:
+        return path in self._fetches or self._fresh(path) is not None
+
+    def _keep(self, path: LayerPath, listing: Listing) -> None:
+        self._drop(path)
+        if _size(listing) <= self._listings.maxsize:
+            self._listings[path] = listing
+        else:
+            listing.version += 1
+
+    def _drop(self, path: LayerPath) -> None:
+        self._listings.pop(path, None)
+
+    def _end(self, fetch: Fetch) -> None:
+        if self._fetches.get(fetch.path) is fetch:
+            del self._fetches[fetch.path]
+
+    def _forget_all(self) -> None:
+        self._listings.clear()
+        self._root.version += 1
+        self._root.entries[""] = None
+        for fetch in self._fetches.values():
+            fetch.stale = True
+        self._fetches.clear()

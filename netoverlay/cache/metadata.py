@@ -1,0 +1,344 @@
+"""The metadata cache: a directory is fetched whole, with attributes, and answers for all its names.
+
+Lookups, attributes and "no such name" come from the listing of the parent; the directories of a walk are listed ahead
+(ahead.py). Changes go through and are forgotten name by name, after they were made and also when they failed, for a
+failed change may have been made. An error is never kept: that a layer cannot be reached says nothing about a file.
+
+What is kept is right as long as nobody else changes the layer, and at most `ttl` seconds old otherwise. Two things are
+known later than that: access times, and changes through a name that a transport without link counts does not tell to be
+a link of a file (links made through this cache are known).
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import wait
+from contextlib import contextmanager
+
+from netoverlay.backend_api.backend import Backend, BackendFile
+from netoverlay.backend_api.delegate import DelegatingBackend
+from netoverlay.backend_api.errors import NotSupportedError, UnavailableError, os_error
+from netoverlay.backend_api.types import (
+    NAME_ENCODING,
+    NAME_ERRORS,
+    Access,
+    AttributeChange,
+    Capabilities,
+    Creation,
+    DirEntry,
+    FileStat,
+    FileType,
+    LayerPath,
+    RenameFlags,
+    SpaceUsage,
+    XattrMode,
+    split_path,
+)
+from netoverlay.backend_api.waiting import about_to_wait, check_interrupted
+from netoverlay.cache.ahead import Ahead
+from netoverlay.cache.listings import Answer, Fetch, Listing, Listings
+from netoverlay.cache.open_files import OpenFiles, Place, TrackedFile
+
+DEFAULT_MAX_ENTRIES = 400_000
+DEFAULT_AHEAD = 16
+_SPACE_USAGE_SECONDS = 1.0
+_INTERRUPT_SECONDS = 0.25
+
+
+class MetadataCache(DelegatingBackend):
+    """Answers from kept listings what it can.
+
+    `ttl`: seconds after which a listing is fetched again; None if nobody else changes the layer. `max_entries`: names
+    kept at most, the least recently used directories go first. `ahead`: listings ahead of a walk at once, in threads of
+    its own; 0 for none.
+    """
+
+    def __init__(
+        self,
+        inner: Backend,
+        *,
+        ttl: float | None,
+        max_entries: int = DEFAULT_MAX_ENTRIES,
+        ahead: int = DEFAULT_AHEAD,
+    ) -> None:
+        super().__init__(inner)
+        self._capabilities = Capabilities()
+        self._files = OpenFiles()
+        self._ahead = Ahead("list-ahead", ahead, self._list_ahead) if ahead else None
+        self._listings = Listings(ttl, max_entries, self._files, self._ahead.used if self._ahead else lambda: None)
+        self._space: tuple[float, SpaceUsage] | None = None
+
+    def connect(self) -> Capabilities:
+        self._capabilities = self.inner.connect()
+        self._listings.exact_names = self._capabilities.case_sensitive
+        return self._capabilities
+
+    def close(self) -> None:
+        if self._ahead:
+            self._ahead.stop()
+        self.inner.close()
+        if self._ahead:
+            self._ahead.join()
+
+    def stat(self, path: LayerPath) -> FileStat:
+        answer = self._listings.lookup(path)
+        if answer is Answer.UNLISTED:
+            answer = self._list_parent(path)
+        if isinstance(answer, FileStat):
+            return answer
+        if answer is Answer.ABSENT and self._is_possible(path):
+            raise os_error(errno.ENOENT, path)
+        return self._ask(path)
+
+    def list_dir(self, path: LayerPath) -> list[DirEntry]:
+        entries = self._listings.entries(path)
+        if entries is None and self._is_absent(path):
+            raise os_error(errno.ENOENT, path)
+        while entries is None:
+            fetch, is_ours = self._listings.begin(path, whole=True)
+            if is_ours:
+                self._missed(path)
+                return self._fetch(fetch)[0]
+            listing = self._wait(fetch)
+            entries = self._listings.entries(path, listing) if listing else None
+        return entries
+
+    def readlink(self, path: LayerPath) -> str:
+        target = self._listings.target(path)
+        if target is None:
+            mark = self._listings.mark(path)
+            target = self.inner.readlink(path)
+            self._listings.learn_target(path, mark, target)
+        return target
+
+    def space_usage(self) -> SpaceUsage:
+        if self._space is None or self._space[0] < time.monotonic():
+            self._space = (time.monotonic() + _SPACE_USAGE_SECONDS, self.inner.space_usage())
+        return self._space[1]
+
+    def open(
+        self,
+        path: LayerPath,
+        access: Access,
+        *,
+        create: Creation = Creation.NEVER,
+        truncate: bool = False,
+        mode: int = 0o600,
+    ) -> BackendFile:
+        changed = [path] if access.writes or truncate else []
+        if create is not Creation.NEVER:
+            changed = [path, split_path(path)[0]]
+        linked = create is Creation.NEVER and self._may_be_linked(path)
+        place = self._files.add(path, writes=access.writes, linked=linked)
+        try:
+            with self._changing(*changed):
+                inner = self.inner.open(path, access, create=create, truncate=truncate, mode=mode)
+        except BaseException:
+            self._files.remove(place)
+            raise
+        return TrackedFile(inner, self, place)
+
+    def mkdir(self, path: LayerPath, mode: int) -> None:
+        with self._changing(path, split_path(path)[0]):
+            self.inner.mkdir(path, mode)
+
+    def unlink(self, path: LayerPath) -> None:
+        with self._changing(path, split_path(path)[0]), self._losing_names(path):
+            self.inner.unlink(path)
+            self._listings.unlink(path)
+            if self._files.gone(path):
+                self._listings.forget_all()
+
+    def rmdir(self, path: LayerPath) -> None:
+        with self._changing(path, split_path(path)[0], trees=(path,)):
+            self.inner.rmdir(path)
+
+    def rename(self, old: LayerPath, new: LayerPath, flags: RenameFlags = RenameFlags.NONE) -> None:
+        changed = (old, new, split_path(old)[0], split_path(new)[0])
+        with self._changing(*changed, trees=(old, new)), self._losing_names(old, new):
+            self.inner.rename(old, new, flags)
+            exchange = RenameFlags.EXCHANGE in flags
+            self._listings.rename(old, new, exchange=exchange)
+            if not exchange and old != new and self._files.gone(new):
+                self._listings.forget_all()
+            self._files.moved(old, new, exchange=exchange)
+
+    def symlink(self, path: LayerPath, target: str) -> None:
+        with self._changing(path, split_path(path)[0]):
+            self.inner.symlink(path, target)
+
+    def link(self, existing: LayerPath, new: LayerPath) -> None:
+        self._files.linked(existing)
+        with self._changing(existing, new, split_path(new)[0]):
+            if not self._capabilities.link_counts:
+                self._listings.link(existing, new)
+            self.inner.link(existing, new)
+
+    def mknod(self, path: LayerPath, type: FileType, mode: int, rdev: int = 0) -> None:
+        with self._changing(path, split_path(path)[0]):
+            self.inner.mknod(path, type, mode, rdev)
+
+    def set_attributes(self, path: LayerPath, change: AttributeChange) -> None:
+        with self._changing(path):
+            self.inner.set_attributes(path, change)
+
+    def get_xattr(self, path: LayerPath, name: str) -> bytes:
+        self._need_xattrs("get_xattr")
+        return self.inner.get_xattr(path, name)
+
+    def list_xattrs(self, path: LayerPath) -> list[str]:
+        self._need_xattrs("list_xattrs")
+        return self.inner.list_xattrs(path)
+
+    def set_xattr(self, path: LayerPath, name: str, value: bytes, mode: XattrMode = XattrMode.ANY) -> None:
+        self._need_xattrs("set_xattr")
+        with self._changing(path):
+            self.inner.set_xattr(path, name, value, mode)
+
+    def remove_xattr(self, path: LayerPath, name: str) -> None:
+        self._need_xattrs("remove_xattr")
+        with self._changing(path):
+            self.inner.remove_xattr(path, name)
+
+    def file_changed(self, place: Place) -> None:
+        """A file was changed through its descriptor, so under whatever names it has."""
+        path = place.path
+        if path is not None:
+            self._listings.forget(path)
+        elif place.is_adrift:
+            self._listings.forget_all()
+
+    def file_closed(self, place: Place) -> None:
+        """A file is closed: from now on its attributes can be kept, and not those seen before."""
+        if place.writes:
+            self.file_changed(place)
+        self._files.remove(place)
+
+    def _is_possible(self, path: LayerPath) -> bool:
+        """Whether the last name of `path` is one that could be there; for others the backend has its errors."""
+        name = split_path(path)[1]
+        size = len(name.encode(NAME_ENCODING, NAME_ERRORS))
+        return name not in ("", ".", "..") and "\0" not in name and size <= self._capabilities.max_name_bytes
+
+    def _need_xattrs(self, operation: str) -> None:
+        if not self._capabilities.xattrs:
+            raise NotSupportedError(operation)
+
+    @contextmanager
+    def _changing(self, *paths: LayerPath, trees: Iterable[LayerPath] = ()) -> Iterator[None]:
+        """Forget `paths`, and what is in and below `trees`, when the change was made or may have been."""
+        try:
+            yield
+        finally:
+            for path in trees:
+                self._listings.forget_tree(path)
+            for path in paths:
+                self._listings.forget(path)
+
+    @contextmanager
+    def _losing_names(self, *paths: LayerPath) -> Iterator[None]:
+        """If it stays unknown whether names were removed, nothing is known of the open files that had them."""
+        try:
+            yield
+        except UnavailableError:
+            self._files.lost(*paths)
+            self._listings.forget_all()
+            raise
+
+    def _may_be_linked(self, path: LayerPath) -> bool:
+        """Whether the file may have other names."""
+        known = self._listings.lookup(path)
+        if isinstance(known, FileStat) and known.nlink is not None:
+            return known.nlink > 1
+        return self._capabilities.link_counts or self._listings.is_linked(path)
+
+    def _list_parent(self, path: LayerPath) -> FileStat | Answer:
+        """What the listing of its parent, fetched now, says of `path`; ASK if it cannot be told from a listing."""
+        parent = split_path(path)[0]
+        if self._is_absent(parent):
+            return Answer.ABSENT
+        known = self._listings.lookup(parent)
+        if self._listings.is_huge(parent) or (isinstance(known, FileStat) and known.type is not FileType.DIRECTORY):
+            return Answer.ASK
+        try:
+            return self._listings.answer_from(self._list(parent), path)
+        except (UnavailableError, FileNotFoundError, InterruptedError):
+            raise
+        except OSError:
+            return Answer.ASK  # a directory that may not be read may still be searched; else this gives the error
+
+    def _is_absent(self, path: LayerPath) -> bool:
+        """Whether it is known that `path`, or a directory on the way to it, is not there."""
+        answer = self._listings.lookup(path)
+        while answer is Answer.UNLISTED:
+            path = split_path(path)[0]
+            answer = self._listings.lookup(path)
+        return answer is Answer.ABSENT
+
+    def _list(self, path: LayerPath) -> Listing:
+        """The listing of `path`, fetched by whoever came first."""
+        while True:
+            fetch, is_ours = self._listings.begin(path)
+            if is_ours:
+                self._missed(path)
+                return self._fetch(fetch)[1]
+            listing = self._wait(fetch)
+            if listing:
+                return listing
+
+    def _fetch(self, fetch: Fetch) -> tuple[list[DirEntry], Listing]:
+        """List a directory for all who wait for it."""
+        try:
+            entries = self.inner.list_dir(fetch.path)
+        except BaseException as error:
+            self._listings.fail(fetch, error)
+            if isinstance(error, FileNotFoundError | NotADirectoryError):
+                self._listings.forget(fetch.path)
+            raise
+        return entries, self._listings.store(fetch, entries, self._unsettled(fetch.path, entries))
+
+    def _unsettled(self, path: LayerPath, entries: list[DirEntry]) -> list[str]:
+        """The names whose attributes may be changing now."""
+        if self._files.names_unknown or (not self._capabilities.case_sensitive and self._files.any_written()):
+            return [entry.name for entry in entries]
+        return self._files.written_in(path)
+
+    def _ask(self, path: LayerPath) -> FileStat:
+        """Ask for one name, and keep the answer."""
+        mark = self._listings.mark(path)
+        try:
+            stat = self.inner.stat(path)
+        except FileNotFoundError:
+            self._listings.learn(path, mark, None)
+            raise
+        if not self._is_changing(path):
+            self._listings.learn(path, mark, stat)
+        return stat
+
+    def _is_changing(self, path: LayerPath) -> bool:
+        exact = self._capabilities.case_sensitive
+        return self._files.names_unknown or (self._files.is_written(path) if exact else self._files.any_written())
+
+    def _wait(self, fetch: Fetch) -> Listing | None:
+        """What somebody else's fetch brings, or its error; None if he was interrupted, which is no concern of ours."""
+        if not fetch.result.done():
+            about_to_wait()
+            while not wait((fetch.result,), _INTERRUPT_SECONDS).done:
+                check_interrupted()
+        if isinstance(fetch.result.exception(), InterruptedError):
+            return None
+        return fetch.result.result()
+
+    def _missed(self, path: LayerPath) -> None:
+        if self._ahead and path:
+            parent = split_path(path)[0]
+            self._ahead.missed(parent, lambda: self._listings.subdirectories(parent))
+
+    def _list_ahead(self, path: LayerPath) -> Iterable[LayerPath]:
+        fetch, is_ours = self._listings.begin(path, ahead=True)
+        if not is_ours:
+            return ()
+        self._fetch(fetch)
+        return self._listings.subdirectories(path)

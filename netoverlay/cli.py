@@ -1,0 +1,141 @@
+"""The command line: what the commands and their options are, and which function does each.
+
+What only some commands need is imported by those, for it takes longer than the others run.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+from netoverlay import logs
+from netoverlay.config.errors import ConfigError
+
+
+class _FailureError(click.ClickException):
+    """Ends a command with status 1 and one line on standard error."""
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo(f"netoverlay: {self.message}", file=file, err=file is None)
+
+
+class _Commands(click.Group):
+    """Shows the errors that a user can do something about as one line; others are bugs, and keep their traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  (click's own signature)
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise
+        except (ConfigError, OSError) as error:
+            raise _FailureError(error_line(error)) from error
+
+
+def error_line(error: Exception) -> str:
+    """One line for a person: the file if one is to blame, and what is wrong."""
+    if isinstance(error, OSError) and error.strerror:
+        parts = (error.filename, error.strerror)
+        return ": ".join(os.fsdecode(part) for part in parts if part)
+    return str(error)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="netoverlay", message="%(prog)s %(version)s", prog_name="netoverlay")
+def main() -> None:
+    """Mount a read-only base on a server, and a writable local layer over it, as one file system.
+
+    A PROFILE is a file of that path (with a slash, or ending in .toml), or else
+    $XDG_CONFIG_HOME/netoverlay/PROFILE.toml or /etc/netoverlay/PROFILE.toml.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # Paths may hold bytes that no terminal shows.
+        getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
+
+
+@main.command()
+@click.argument("profile")
+@click.argument("mountpoint", required=False, type=click.Path(path_type=Path))
+@click.option("--foreground", is_flag=True, help="Stay in the foreground, and log to the terminal.")
+@click.option("--log-file", type=click.Path(path_type=Path, resolve_path=True), help="Log to this file.")
+@click.option("--log-level", type=click.Choice(logs.LEVELS), default=logs.DEFAULT_LEVEL, show_default=True)
+def mount(profile: str, mountpoint: Path | None, foreground: bool, log_file: Path | None, log_level: str) -> None:
+    """Mount PROFILE on MOUNTPOINT, or on the one that it names, and go to the background."""
+    from netoverlay.config.load import load_profile
+    from netoverlay.mountpoint import checked_mountpoint
+
+    settings = load_profile(profile)
+    target = mountpoint or settings.mountpoint
+    if target is None:
+        message = f"{settings.file} names no mountpoint; give one after the profile"
+        raise click.UsageError(message, click.get_current_context())
+    target = checked_mountpoint(settings, target)
+    logs.configure(log_level, file=log_file, foreground=foreground)
+    on_ready = _nothing
+    if not foreground:
+        from netoverlay.background import continue_in_child
+
+        on_ready = continue_in_child()
+    from netoverlay.daemon import serve
+
+    with logs.failures_logged(to_terminal_already=foreground and log_file is None):
+        serve(settings, target, on_ready=on_ready)
+
+
+def _nothing() -> None:
+    """In the foreground nobody waits for the mount to be ready."""
+
+
+@main.command()
+@click.argument("mountpoint")
+@click.option("--lazy", is_flag=True, help="Detach it now, and let it end when nothing uses it any more.")
+def umount(mountpoint: str, lazy: bool) -> None:
+    """Unmount MOUNTPOINT, and return when everything is flushed."""
+    from netoverlay.unmounting import unmount_and_wait
+
+    unmount_and_wait(mountpoint, lazy=lazy)
+
+
+@main.command()
+@click.argument("mountpoint", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON (docs/status.md).")
+def status(mountpoint: str | None, as_json: bool) -> None:
+    """Show what is mounted (at MOUNTPOINT), its layers, and what they have been asked."""
+    from netoverlay.status.overview import overview_json, report_all, report_one
+    from netoverlay.status.rendering import print_mounts
+
+    reports = report_all() if mountpoint is None else [report_one(mountpoint)]
+    if as_json:
+        click.echo(overview_json(reports))
+    else:
+        print_mounts(reports, sys.stdout)
+
+
+@main.command()
+def profiles() -> None:
+    """List the profiles that can be mounted by name."""
+    from netoverlay.config.find import list_profiles
+    from netoverlay.status.rendering import print_table
+
+    print_table(("profile", "file"), [(name, str(path)) for name, path in list_profiles()], sys.stdout)
+
+
+@main.command()
+@click.argument("profile")
+@click.pass_context
+def check(context: click.Context, profile: str) -> None:
+    """Connect to every layer of PROFILE, and show what it can do and what is wrong, without mounting."""
+    from netoverlay.config.load import load_profile
+    from netoverlay.daemon import check as connect_layers
+    from netoverlay.status.rendering import print_layer_reports
+
+    settings = load_profile(profile)
+    reports = connect_layers(settings)
+    print_layer_reports(reports, sys.stdout)
+    problems = [ConfigError(settings.file, report.key, report.problem) for report in reports if report.problem]
+    for problem in problems:
+        _FailureError(str(problem)).show()
+    context.exit(1 if problems else 0)

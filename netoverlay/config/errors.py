@@ -1,0 +1,18 @@
+"""What is wrong with a profile, as one line for a person."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class ConfigError(Exception):
+    """A profile cannot be used as it is. str() is one line: the file, the key if one is to blame, and the remedy.
+
+    The message never quotes the value of a backend's option, which may be a secret.
+    """
+
+    def __init__(self, file: Path, key: str, problem: str) -> None:
+        """`key` is written as in `lower[0].immutable`; "" if the whole file is meant."""
+        super().__init__(": ".join(part for part in (str(file), key, " ".join(problem.split())) if part))
+        self.file = file
+        self.key = key

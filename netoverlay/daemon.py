@@ -1,0 +1,138 @@
+"""The composition root: connects a profile's layers, stacks them, mounts them, and serves the mount to its end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from netoverlay.bridge import Bridge, errno_of
+from netoverlay.config.errors import ConfigError
+from netoverlay.config.model import LowerSettings, Profile, UpperSettings
+from netoverlay.connecting import ConnectedLayer, connect_lower, connect_upper, layer_stack
+from netoverlay.fuse.channel import Channel
+from netoverlay.fuse.mount import MountOptions, mount
+from netoverlay.fuse.negotiation import SessionSettings
+from netoverlay.fuse.session import Session
+from netoverlay.overlay.overlay import Overlay
+from netoverlay.overlay.workspace import UpperHeldError
+from netoverlay.status.control_server import ControlServer
+from netoverlay.status.snapshot import (
+    LayerReport,
+    LayerStatus,
+    MountStatus,
+    StatusSnapshot,
+    capability_table,
+)
+
+logger = logging.getLogger(__name__)
+
+GRACE_SECONDS = 10.0
+"""How long programs that still have files open are served after a signal to end."""
+END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def serve(profile: Profile, mountpoint: Path, *, on_ready: Callable[[], None]) -> None:
+    """Mount `profile` on `mountpoint`, call `on_ready`, and return after it was unmounted and all is closed.
+
+    Before `on_ready`: ConfigError if a layer cannot be connected or the upper is held, OSError if the mount cannot be
+    made; then nothing is left mounted. SIGTERM, SIGINT and SIGHUP unmount. Call it on the main thread.
+    """
+    with ExitStack() as cleanup:
+        layers = _connect_layers(profile, cleanup)
+        upper = next((layer for layer in layers if layer.is_upper), None)
+        stack = layer_stack(profile, upper, [layer for layer in layers if not layer.is_upper])
+        try:
+            overlay = Overlay(stack, str(mountpoint))
+        except UpperHeldError as error:
+            raise ConfigError(profile.file, "upper.url", str(error.strerror)) from None
+        cleanup.callback(overlay.close)
+        options = MountOptions(
+            source=str(profile.lowers[0].url),
+            allow_other=profile.mount.allow_other,
+            read_only=profile.upper is None,
+        )
+        mounted = mount(str(mountpoint), options)
+        settings = SessionSettings(auto_inval_data=not stack.unchanging, cache_symlinks=stack.unchanging)
+        session = Session(Channel(mounted.device), Bridge(overlay), settings, errno_of)
+        with ExitStack() as until_served:
+            until_served.callback(mounted.detach)
+            control = _control_server(profile, mounted.mountpoint, layers, session)
+            session.handshake()
+            control.start()
+            cleanup.callback(control.stop)
+            _end_on_signals(session)
+            logger.info("%s is mounted on %s", profile.name, mounted.mountpoint)
+            on_ready()
+            until_served.pop_all()
+        session.run(mounted.detach, GRACE_SECONDS)
+        logger.info("%s is unmounted from %s", profile.name, mounted.mountpoint)
+
+
+def check(profile: Profile) -> list[LayerReport]:
+    """Connect to every layer, the upper first, and tell what it can do, or what is wrong with it."""
+    reports = []
+    for settings in (*((profile.upper,) if profile.upper else ()), *profile.lowers):
+        with ExitStack() as cleanup:
+            try:
+                layer = _connect(profile, settings, cleanup)
+                if layer.is_upper:
+                    layer_stack(profile, layer, [])
+            except ConfigError as error:
+                problem = str(error).split(f"{error.key}: ", 1)[-1]
+                report = LayerReport(key=settings.key, url=str(settings.url), capabilities=None, problem=problem)
+            else:
+                table = capability_table(layer.capabilities)
+                report = LayerReport(key=settings.key, url=str(settings.url), capabilities=table)
+            reports.append(report)
+    return reports
+
+
+def _connect(profile: Profile, settings: LowerSettings | UpperSettings, cleanup: ExitStack) -> ConnectedLayer:
+    if isinstance(settings, UpperSettings):
+        layer = connect_upper(profile, settings)
+    else:
+        layer = connect_lower(profile, settings)
+    cleanup.callback(layer.backend.close)
+    return layer
+
+
+def _connect_layers(profile: Profile, cleanup: ExitStack) -> list[ConnectedLayer]:
+    """All layers, the upper first: it is at hand, and tells soonest if something is wrong."""
+    settings = (*((profile.upper,) if profile.upper else ()), *profile.lowers)
+    return [_connect(profile, each, cleanup) for each in settings]
+
+
+def _end_on_signals(session: Session) -> None:
+    for number in END_SIGNALS:
+        signal.signal(number, lambda *_: session.request_stop())
+
+
+def _control_server(profile: Profile, mountpoint: str, layers: list[ConnectedLayer], session: Session) -> ControlServer:
+    status = MountStatus(
+        mountpoint=mountpoint,
+        profile=profile.name,
+        pid=os.getpid(),
+        since=time.time(),
+        read_only=profile.upper is None,
+    )
+
+    def snapshot() -> StatusSnapshot:
+        told = tuple(_layer_status(layer) for layer in layers)
+        return StatusSnapshot(mount=status, layers=told, requests=session.counters())
+
+    return ControlServer(mountpoint, snapshot)
+
+
+def _layer_status(layer: ConnectedLayer) -> LayerStatus:
+    return LayerStatus(
+        role="upper" if layer.is_upper else "lower",
+        url=str(layer.settings.url),
+        state=layer.backend.connection_state(),
+        capabilities=capability_table(layer.capabilities),
+        counters=layer.meter.snapshot(),
+    )

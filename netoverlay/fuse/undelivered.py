@@ -1,0 +1,59 @@
+"""What a reply gave to the kernel, so that it can be taken back when the kernel did not take the reply."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from netoverlay.fuse import abi
+from netoverlay.fuse.abi import Opcode
+from netoverlay.fuse.replies import Payload, Reply
+
+_ENTRY_REPLIES = frozenset(
+    {Opcode.LOOKUP, Opcode.MKNOD, Opcode.MKDIR, Opcode.SYMLINK, Opcode.LINK, Opcode.CREATE, Opcode.TMPFILE}
+)
+_HANDLE_OFFSETS: dict[int, int] = {
+    Opcode.OPEN: 0,
+    Opcode.OPENDIR: 0,
+    Opcode.CREATE: abi.ENTRY_OUT.size,
+    Opcode.TMPFILE: abi.ENTRY_OUT.size,
+}
+"""Where in the reply struct fuse_open_out stands."""
+
+
+class Granted(NamedTuple):
+    """Lookups that a reply counts, and the handle that it opens."""
+
+    forgets: list[tuple[int, int]]
+    """(nodeid, count)."""
+    handle: int | None
+    is_directory: bool
+
+
+def granted(opcode: int, reply: Reply) -> Granted:
+    """What `reply`, the success of a request `opcode`, gives to the kernel."""
+    payload = _joined(reply)
+    nodeids: list[int] = []
+    if opcode in _ENTRY_REPLIES:
+        nodeids = [abi.ENTRY_OUT.unpack_from(payload)[0]]
+    elif opcode == Opcode.READDIRPLUS:
+        nodeids = _listed(payload)
+    offset = _HANDLE_OFFSETS.get(opcode)
+    handle = None if offset is None else abi.OPEN_OUT.unpack_from(payload, offset)[0]
+    return Granted([(nodeid, 1) for nodeid in nodeids if nodeid], handle, opcode == Opcode.OPENDIR)
+
+
+def _joined(reply: Reply) -> Payload:
+    if reply is None:
+        return b""
+    return b"".join(reply) if isinstance(reply, tuple) else reply
+
+
+def _listed(payload: Payload) -> list[int]:
+    nodeids = []
+    start = 0
+    while start < len(payload):
+        fields = abi.DIRENTPLUS.unpack_from(payload, start)
+        nodeids.append(fields[0])
+        end = start + abi.DIRENTPLUS.size + fields[-2]
+        start = end + -end % 8
+    return nodeids

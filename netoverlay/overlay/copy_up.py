@@ -1,0 +1,234 @@
+"""Copy-up: bring an inode's content and attributes to the upper, where it can be changed.
+
+What is copied is made complete in the work directory, synced, and then renamed to its name, so that a crash at any
+point leaves the old file or the new one. Directories above it come first. The inode stays the same inode: only what
+backs it changes, under COPY_UP, and open handles go on through it.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+
+from netoverlay.backend_api import (
+    Access,
+    AttributeChange,
+    BackendFile,
+    Creation,
+    FileStat,
+    FileType,
+    LayerPath,
+    join_path,
+    os_error,
+)
+from netoverlay.backend_api.waiting import about_to_wait
+from netoverlay.overlay.content import SourceChangedError, copy_content
+from netoverlay.overlay.inodes import DirectoryInode, FileInode, FileKey, Inode, Name
+from netoverlay.overlay.layers import LowerPlace, UpperLayer
+from netoverlay.overlay.tree import Tree
+from netoverlay.overlay.whiteouts import PRIVATE_PREFIXES
+from netoverlay.overlay.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+COPY_ATTEMPTS = 3
+"""How often a file is copied that changes in the lower while it is being read."""
+
+
+class CopyUp:
+    """Copies inodes of one tree up. Safe to call for what is in the upper already."""
+
+    def __init__(self, tree: Tree, upper: UpperLayer, workspace: Workspace) -> None:
+        self._tree = tree
+        self._upper = upper
+        self._backend = upper.backend
+        self._workspace = workspace
+
+    def inode(self, inode: Inode) -> None:
+        """Bring any inode to the upper, with all that it holds."""
+        if isinstance(inode, DirectoryInode):
+            self.directory(inode)
+        elif isinstance(inode, FileInode):
+            self.file(inode)
+
+    def directory(self, directory: DirectoryInode) -> None:
+        """Bring a directory, and those above it, to the upper; not what is in it. ENOENT if it was removed.
+
+        Takes COPY_UP of one directory at a time.
+        """
+        missing: list[DirectoryInode] = []
+        walk = directory
+        while not walk.in_upper:
+            missing.append(walk)
+            names = walk.names
+            if not names:
+                raise os_error(errno.ENOENT)
+            walk = names[0].directory
+        for each in reversed(missing):
+            with each.copy_up_lock:
+                if not each.in_upper:
+                    self._directory_locked(each)
+
+    def file(self, inode: FileInode, size: int | None = None) -> None:
+        """Bring a file to the upper; of its content only the first `size` bytes, if given. Takes COPY_UP."""
+        while not inode.in_upper:
+            for name in list(inode.names):
+                self.directory(name.directory)
+            with inode.copy_up_lock:
+                # A further name may have turned up in a directory that is not in the upper yet.
+                if all(name.directory.in_upper for name in inode.names):
+                    self._file_locked(inode, size)
+
+    def adopt_name(self, inode: FileInode, directory: DirectoryInode, name: str) -> None:
+        """Give a file that was copied up one more of the names that it had in the lower.
+
+        Precondition: DIRECTORY of `directory` is held, and COPY_UP of the inode is not.
+        """
+        self.directory(directory)
+        with self._tree.paths.shared():
+            self._backend.link(self._tree.upper_path(inode), join_path(self._tree.upper_path(directory), name))
+
+    def _directory_locked(self, directory: DirectoryInode) -> None:
+        source = directory.lowers[0]
+        stat = source.layer.backend.stat(source.path)
+        temporary = self._workspace.temporary()
+        self._backend.mkdir(temporary, 0o700)
+        try:
+            self._copy_attributes(temporary, stat, source, directory)
+            # An ordinary user may rename only a directory that he may write: its ".." changes.
+            closed: AttributeChange | None = None
+            if stat.mode is not None and not stat.mode & 0o200:
+                closed = AttributeChange(mode=stat.mode)
+                self._backend.set_attributes(temporary, AttributeChange(mode=stat.mode | 0o200))
+            self._publish(temporary, directory.names[:1], closed)
+        except BaseException:
+            self._workspace.discard(temporary)
+            raise
+        directory.in_upper = True
+
+    def _file_locked(self, inode: FileInode, size: int | None) -> None:
+        """Precondition: COPY_UP is held, and all directories of the inode's names are in the upper."""
+        if inode.in_upper:
+            return
+        about_to_wait()
+        source = inode.lower_place()
+        temporary = self._workspace.temporary()
+        try:
+            if inode.type is FileType.REGULAR:
+                opened = self._regular_file(inode, source, temporary, size)
+            else:
+                opened = None
+                self._special_file(inode, source, temporary)
+            if inode.names:
+                self._publish(temporary, inode.names)
+            elif opened is None or not inode.handles:
+                raise os_error(errno.ESTALE)
+            else:
+                self._backend.unlink(temporary)
+        except BaseException:
+            self._workspace.discard(temporary)
+            raise
+        self._switch_backing(inode, opened)
+
+    def _regular_file(
+        self, inode: FileInode, source: LowerPlace, temporary: LayerPath, size: int | None
+    ) -> BackendFile:
+        """Make the copy at `temporary`, complete and on stable storage, and return it open for writing."""
+        target = self._backend.open(temporary, Access.READ_WRITE, create=Creation.EXCLUSIVE, mode=0o600)
+        try:
+            lower_file = inode.file or source.layer.backend.open(source.path, Access.READ)
+            try:
+                stat = self._copy_unchanged(lower_file, target, size)
+            finally:
+                if lower_file is not inode.file:
+                    lower_file.close()
+            self._copy_attributes(temporary, stat, source, inode)
+            target.sync()
+        except BaseException:
+            target.close()
+            raise
+        return target
+
+    def _copy_unchanged(self, source: BackendFile, target: BackendFile, size: int | None) -> FileStat:
+        """Copy a version of the file that is of one piece, although others may be changing it. ESTALE if they go on."""
+        for _ in range(COPY_ATTEMPTS):
+            before = source.stat()
+            wanted = before.size if size is None else min(size, before.size)
+            try:
+                copy_content(source, target, wanted)
+            except SourceChangedError:
+                target.truncate(0)
+                continue
+            after = source.stat()
+            if (after.size, after.mtime_ns) == (before.size, before.mtime_ns):
+                return before
+            target.truncate(0)
+        raise OSError(errno.ESTALE, "the file kept changing in its layer while it was copied up")
+
+    def _special_file(self, inode: FileInode, source: LowerPlace, temporary: LayerPath) -> None:
+        stat = source.layer.backend.stat(source.path)
+        if inode.type is FileType.SYMLINK:
+            self._backend.symlink(temporary, source.layer.backend.readlink(source.path))
+        else:
+            self._backend.mknod(temporary, inode.type, 0o600, stat.rdev or 0)
+        self._copy_attributes(temporary, stat, source, inode)
+
+    def _copy_attributes(self, path: LayerPath, stat: FileStat, source: LowerPlace, inode: Inode) -> None:
+        """Owner before xattrs, for a change of owner drops capabilities; the mode last, for it may forbid the rest."""
+        if stat.uid is not None or stat.gid is not None:
+            now = self._backend.stat(path)
+            if (now.uid, now.gid) != (stat.uid, stat.gid):
+                self._backend.set_attributes(path, AttributeChange(uid=stat.uid, gid=stat.gid))
+        if source.layer.capabilities.xattrs:
+            for name in source.layer.backend.list_xattrs(source.path):
+                if not name.startswith(PRIVATE_PREFIXES):
+                    self._copy_xattr(path, name, source)
+        self._upper.marks.record_inode_number(path, inode.ino)
+        mode = None if stat.type is FileType.SYMLINK else stat.mode
+        atime_ns = stat.mtime_ns if stat.atime_ns is None else stat.atime_ns
+        self._backend.set_attributes(path, AttributeChange(mode=mode, atime_ns=atime_ns, mtime_ns=stat.mtime_ns))
+
+    def _copy_xattr(self, path: LayerPath, name: str, source: LowerPlace) -> None:
+        try:
+            self._backend.set_xattr(path, name, source.layer.backend.get_xattr(source.path, name))
+        except OSError as error:
+            # As overlayfs and cp(1): what the upper cannot hold, or this user may not set, does not stop the change.
+            if error.errno not in (errno.EOPNOTSUPP, errno.EPERM, errno.ENODATA):
+                raise
+            logger.warning("copy-up of %s: the attribute %s is not kept: %s", source.path, name, error.strerror)
+
+    def _publish(self, temporary: LayerPath, names: list[Name], change: AttributeChange | None = None) -> None:
+        """Give what was made its names, and then the attributes of `change`.
+
+        The times of the directories stay: nothing in them changes for a program.
+        """
+        with self._tree.paths.shared():
+            first: LayerPath | None = None
+            for directory, name in names:
+                parent = self._tree.upper_path(directory)
+                times = self._backend.stat(parent)
+                path = join_path(parent, name)
+                if first is None:
+                    self._backend.rename(temporary, path)
+                    first = path
+                    if change is not None:
+                        self._backend.set_attributes(path, change)
+                else:
+                    self._backend.link(first, path)
+                self._backend.set_attributes(parent, AttributeChange(atime_ns=times.atime_ns, mtime_ns=times.mtime_ns))
+                directory.note_change()
+
+    def _switch_backing(self, inode: FileInode, opened: BackendFile | None) -> None:
+        """From here on the inode is the upper's. Precondition: COPY_UP is held."""
+        if opened is not None:
+            if inode.handles:
+                if inode.file is not None:
+                    inode.retired.append(inode.file)
+                inode.file, inode.writable = opened, True
+            else:
+                opened.close()
+        inode.in_upper = True
+        if inode.keys and inode.names:
+            stat = self._tree.stat_locked(inode)
+            if stat.file_id is not None:
+                self._tree.inodes.add_key(inode, FileKey(self._upper.number, stat.file_id))

@@ -1,0 +1,126 @@
+"""From names to inodes: lookup of one, and listing of a directory."""
+
+from __future__ import annotations
+
+import errno
+from typing import NamedTuple
+
+from netoverlay.backend_api import FileStat, FileType, join_path, os_error
+from netoverlay.overlay.copy_up import CopyUp
+from netoverlay.overlay.inodes import DirectoryInode, FileInode, FileKey, Inode
+from netoverlay.overlay.layers import UPPER_NUMBER
+from netoverlay.overlay.merge import Found, Listed
+from netoverlay.overlay.tree import Tree
+
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ESTALE})
+
+
+class Entry(NamedTuple):
+    """An inode that a name leads to, with a lookup counted, and its attributes."""
+
+    inode: Inode
+    stat: FileStat
+
+
+class Lookup:
+    """Finds the inodes of one tree by name."""
+
+    def __init__(self, tree: Tree, copy_up: CopyUp | None) -> None:
+        """`copy_up` is None if the mount has no upper."""
+        self._tree = tree
+        self._inodes = tree.inodes
+        self._copy_up = copy_up
+
+    def lookup(self, directory: DirectoryInode, name: str) -> Entry | None:
+        """What `name` leads to, None if nothing. The caller owes a forget()."""
+        with directory.directory_lock:
+            return self.lookup_locked(directory, name)
+
+    def lookup_locked(self, directory: DirectoryInode, name: str) -> Entry | None:
+        """As lookup(). Precondition: DIRECTORY of `directory` is held."""
+        inode = self._inodes.known(directory, name)
+        if inode is not None:
+            try:
+                stat = self._tree.stat(inode)
+                if stat.type is inode.type:
+                    return Entry(inode, stat)
+            except OSError as error:
+                if error.errno not in _GONE:
+                    self._inodes.forget(inode.nodeid)
+                    raise
+            # Others changed the lower: the name stands for something else now, or for nothing.
+            self._inodes.remove_name(inode, directory, name)
+            self._inodes.forget(inode.nodeid)
+        found = self._tree.find_locked(directory, name)
+        return None if found is None else self.enter_locked(directory, name, found)
+
+    def require_locked(self, directory: DirectoryInode, name: str) -> Entry:
+        """As lookup_locked(), but ENOENT if there is nothing."""
+        entry = self.lookup_locked(directory, name)
+        if entry is None:
+            raise os_error(errno.ENOENT, name)
+        return entry
+
+    def enter_locked(self, directory: DirectoryInode, name: str, found: Found) -> Entry:
+        """The inode for what was found under `name`: one that is known, or a new one. The caller owes a forget().
+
+        Precondition: DIRECTORY of `directory` is held.
+        """
+        nodeid = self._inodes.next_nodeid()
+        stat = found.stat
+        if stat.type is FileType.DIRECTORY:
+            inode = DirectoryInode(nodeid, found.ino, found.lowers, in_upper=found.in_upper)
+            return Entry(self._inodes.enter(inode, directory, name), stat)
+        lower = None if found.in_upper else found.lowers[0]
+        key = None
+        if stat.file_id is not None and stat.nlink != 1:
+            key = FileKey(UPPER_NUMBER if lower is None else lower.layer.number, stat.file_id)
+            twin = self._inodes.find(key)
+            if twin is not None:
+                return self._enter_twin(directory, name, found, twin)
+        file = FileInode(nodeid, found.ino, stat.type, lower, key, in_upper=found.in_upper)
+        return Entry(self._inodes.enter(file, directory, name), stat)
+
+    def list_locked(self, directory: DirectoryInode) -> list[Listed]:
+        """All names of a directory. Precondition: DIRECTORY of `directory` is held."""
+        if directory.removed_stat is not None:
+            return []
+        seen: dict[str, Listed | None] = {}
+        if directory.in_upper:
+            self._list_upper(directory, seen)
+        self._tree.merge.list_below(directory.lowers, seen)
+        return [listed for listed in seen.values() if listed is not None]
+
+    def _list_upper(self, directory: DirectoryInode, seen: dict[str, Listed | None]) -> None:
+        upper = self._tree.stack.writable_upper()
+        with self._tree.paths.shared():
+            path = self._tree.upper_path(directory)
+            for entry in upper.backend.list_dir(path):
+                if upper.marks.is_whiteout(entry.stat):
+                    seen[entry.name] = None
+                    continue
+                known = directory.children.get(entry.name)
+                if known is not None:
+                    ino = known.ino
+                else:
+                    child = join_path(path, entry.name)
+                    ino = upper.marks.recorded_inode_number(child) or upper.inode_number(child, entry.stat)
+                found = None
+                if entry.stat.type is not FileType.DIRECTORY:
+                    found = Found(entry.stat, ino, in_upper=True, lowers=())
+                seen[entry.name] = Listed(entry.name, entry.stat, ino, found)
+
+    def _enter_twin(self, directory: DirectoryInode, name: str, found: Found, twin: FileInode) -> Entry:
+        """Another name of a known file, which has a lookup counted. Where that was copied up, the name follows it."""
+        try:
+            with twin.copy_up_lock:
+                follows = twin.in_upper and not found.in_upper
+                if not follows:
+                    self._inodes.enter(twin, directory, name)
+            if follows and self._copy_up is not None:
+                self._copy_up.adopt_name(twin, directory, name)
+                self._inodes.enter(twin, directory, name)
+            stat = self._tree.stat(twin)
+        finally:
+            self._inodes.forget(twin.nodeid)
+        return Entry(twin, stat)

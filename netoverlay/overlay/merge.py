@@ -1,0 +1,158 @@
+"""What a name, or a directory, of the overlay shows, from what the layers hold.
+
+Top-most wins: what is no directory hides all below; directories of the same name are merged, down to the first that is
+opaque; a whiteout hides its name in all layers below. A redirect continues the merge elsewhere below. The rules are
+those of the kernel's overlayfs.rst.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import NamedTuple
+
+from netoverlay.backend_api import DirEntry, FileStat, FileType, LayerPath, join_path
+from netoverlay.overlay.layers import Layer, LayerStack, LowerPlace, UpperLayer
+
+FOLLOW_LIMIT = 40
+"""Redirects that lead to redirects: as many as the kernel follows symbolic links."""
+
+
+class Found(NamedTuple):
+    """What a name shows."""
+
+    stat: FileStat
+    """Of the top-most."""
+    ino: int
+    in_upper: bool
+    lowers: tuple[LowerPlace, ...]
+    """Of a directory: all that are merged into it, top-most first. Of a file of a lower: where it stands."""
+
+
+class Above(NamedTuple):
+    """What the upper holds under a name."""
+
+    stat: FileStat
+    ino: int
+    whiteout: bool = False
+    opaque: bool = False
+    redirect: str | None = None
+
+
+class Listed(NamedTuple):
+    """One name of a merged directory."""
+
+    name: str
+    stat: FileStat
+    ino: int
+    found: Found | None
+    """None for a directory of which the listing does not tell all that are merged into it."""
+
+
+class Merge:
+    """The rules, over the layers of one mount. Without state, so any thread may call it."""
+
+    def __init__(self, stack: LayerStack) -> None:
+        self._lowers = stack.lowers
+        self._last = stack.lowers[-1] if stack.lowers else None
+
+    def root(self) -> tuple[LowerPlace, ...]:
+        """The lower directories that make up the root."""
+        return _roots(self._lowers)
+
+    def above(self, upper: UpperLayer, path: LayerPath) -> Above | None:
+        """What the upper holds at `path`. Precondition: PATHS is held, if other threads may rename."""
+        stat = upper.stat_or_none(path)
+        if stat is None:
+            return None
+        marks = upper.marks
+        if marks.is_whiteout(stat):
+            return Above(stat, 0, whiteout=True)
+        ino = marks.recorded_inode_number(path) or upper.inode_number(path, stat)
+        if stat.type is not FileType.DIRECTORY:
+            return Above(stat, ino)
+        return Above(stat, ino, opaque=marks.is_opaque(path), redirect=marks.redirect(path))
+
+    def below_upper(self, above: Above, lowers: tuple[LowerPlace, ...], name: str) -> tuple[LowerPlace, ...]:
+        """The lower directories merged into a directory of the upper, whose parent has `lowers`."""
+        if above.opaque:
+            return ()
+        if above.redirect is not None:
+            return self._redirected(above.redirect, lowers, self._lowers, FOLLOW_LIMIT)
+        return self._directories(lowers, name, FOLLOW_LIMIT)
+
+    def below(self, lowers: tuple[LowerPlace, ...], name: str) -> Found | None:
+        """What the lower directories `lowers`, merged, show under `name`; None if nothing."""
+        return self._below(lowers, name, FOLLOW_LIMIT)
+
+    def list_below(self, lowers: tuple[LowerPlace, ...], seen: dict[str, Listed | None]) -> None:
+        """Add the names of the merged lower directories to `seen`, which holds those above; None: hidden."""
+        for layer, path in lowers:
+            for entry in _entries(layer, path):
+                if entry.name in seen:
+                    continue
+                if layer.format.is_whiteout(entry.stat):
+                    seen[entry.name] = None
+                    continue
+                place = LowerPlace(layer, join_path(path, entry.name))
+                ino = layer.inode_number(place.path, entry.stat)
+                complete = entry.stat.type is not FileType.DIRECTORY or layer is self._last
+                found = Found(entry.stat, ino, in_upper=False, lowers=(place,)) if complete else None
+                seen[entry.name] = Listed(entry.name, entry.stat, ino, found)
+
+    def _below(self, lowers: tuple[LowerPlace, ...], name: str, follows: int) -> Found | None:
+        top: Found | None = None
+        merged: list[LowerPlace] = []
+        for index, (layer, directory) in enumerate(lowers):
+            path = join_path(directory, name)
+            stat = layer.stat_or_none(path)
+            if stat is None:
+                continue
+            if layer.format.is_whiteout(stat):
+                break
+            place = LowerPlace(layer, path)
+            if top is None:
+                top = Found(stat, layer.inode_number(path, stat), in_upper=False, lowers=(place,))
+            if stat.type is not FileType.DIRECTORY:
+                break
+            merged.append(place)
+            if layer is self._last or layer.format.is_opaque(path):
+                break
+            redirect = layer.format.redirect(path)
+            if redirect is not None:
+                below = self._lowers[self._lowers.index(layer) + 1 :]
+                merged.extend(self._redirected(redirect, lowers[index + 1 :], below, follows - 1))
+                break
+        if top is None or top.stat.type is not FileType.DIRECTORY:
+            return top
+        return top._replace(lowers=tuple(merged))
+
+    def _directories(self, lowers: tuple[LowerPlace, ...], name: str, follows: int) -> tuple[LowerPlace, ...]:
+        found = self._below(lowers, name, follows)
+        return found.lowers if found is not None and found.stat.type is FileType.DIRECTORY else ()
+
+    def _redirected(
+        self, redirect: str, lowers: tuple[LowerPlace, ...], below: tuple[Layer, ...], follows: int
+    ) -> tuple[LowerPlace, ...]:
+        """Where a redirect leads: a path from the roots of the layers `below`, or another name in `lowers`."""
+        absolute = redirect.startswith("/")
+        components = redirect[1:].split("/") if absolute else [redirect]
+        if follows <= 0 or any(part in ("", ".", "..") or "/" in part for part in components):
+            raise OSError(errno.EIO, f"overlay.redirect leads nowhere: {redirect!r}")
+        places = _roots(below) if absolute else lowers
+        for part in components:
+            places = self._directories(places, part, follows - 1)
+        return places
+
+
+def _roots(layers: tuple[Layer, ...]) -> tuple[LowerPlace, ...]:
+    return tuple(LowerPlace(layer, layer.root) for layer in layers)
+
+
+def _entries(layer: Layer, path: LayerPath) -> list[DirEntry]:
+    """A lower directory's entries; none if it is gone, as a lower that others change may do at any time."""
+    try:
+        return layer.backend.list_dir(path)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return []
+        raise

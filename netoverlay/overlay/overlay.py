@@ -1,0 +1,92 @@
+"""The overlay, put together: everything that can be done with one mount's tree, by subject."""
+
+from __future__ import annotations
+
+import errno
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from netoverlay.backend_api import SpaceUsage, os_error
+from netoverlay.overlay.attributes import AttributeChanger, AttributeView
+from netoverlay.overlay.copy_up import CopyUp
+from netoverlay.overlay.creation import Creator
+from netoverlay.overlay.directories import Directories
+from netoverlay.overlay.files import Files
+from netoverlay.overlay.handles import Handles
+from netoverlay.overlay.inodes import DirectoryInode
+from netoverlay.overlay.layers import LayerStack
+from netoverlay.overlay.lookup import Lookup
+from netoverlay.overlay.removal import Remover
+from netoverlay.overlay.rename import Renamer
+from netoverlay.overlay.tree import Tree
+from netoverlay.overlay.workspace import Workspace
+from netoverlay.overlay.xattrs import Xattrs
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a mount with an upper can do beside reading."""
+
+    creator: Creator
+    remover: Remover
+    renamer: Renamer
+    attributes: AttributeChanger
+
+
+class Overlay:
+    """One mount's tree. Close it when nothing is served any more."""
+
+    def __init__(self, stack: LayerStack, mountpoint: str) -> None:
+        """Takes ownership of the upper, if there is one, for the mount at `mountpoint`: UpperHeldError."""
+        self.tree = Tree(stack)
+        self._workspace: Workspace | None = None
+        self._changes: Changes | None = None
+        copy_up = None
+        upper = stack.upper
+        if upper is not None:
+            self._workspace = Workspace(upper.backend, upper.work, mountpoint)
+            copy_up = CopyUp(self.tree, upper, self._workspace)
+        self.lookup = Lookup(self.tree, copy_up)
+        self.directories = Directories(self.tree, self.lookup)
+        self.files = Files(self.tree, copy_up)
+        self.handles = Handles()
+        self.view = AttributeView()
+        self.xattrs = Xattrs(self.tree, copy_up)
+        if upper is not None and copy_up is not None and self._workspace is not None:
+            remover = Remover(self.tree, self.lookup, copy_up, upper, self._workspace)
+            self._changes = Changes(
+                creator=Creator(self.tree, self.lookup, copy_up, upper, self._workspace),
+                remover=remover,
+                renamer=Renamer(self.tree, self.lookup, copy_up, remover, upper),
+                attributes=AttributeChanger(self.tree, copy_up),
+            )
+
+    def changes(self) -> Changes:
+        """What changes the tree; EROFS where there is no upper."""
+        if self._changes is None:
+            raise os_error(errno.EROFS)
+        return self._changes
+
+    def space_usage(self) -> SpaceUsage:
+        """Of the upper's file system, for there is where writes go; of the top-most layer without one."""
+        stack = self.tree.stack
+        return (stack.upper or stack.lowers[0]).backend.space_usage()
+
+    def sync_directory(self, directory: DirectoryInode) -> None:
+        """fsync(2) of a directory. What stands in a lower is on stable storage already."""
+        if directory.in_upper and directory.removed_stat is None:
+            with self.tree.paths.shared():
+                self.tree.stack.writable_upper().backend.sync_directory(self.tree.upper_path(directory))
+
+    def sync(self) -> None:
+        """syncfs(2)."""
+        if self.tree.stack.upper is not None:
+            self.tree.stack.upper.backend.sync()
+
+    def close(self) -> None:
+        """Close what is still open, and give the upper back. The layers stay connected."""
+        with ExitStack() as stack:
+            if self._workspace is not None:
+                stack.callback(self._workspace.close)
+            for number in self.handles.open_files():
+                stack.callback(self.files.release, self.handles.remove_file(number))

@@ -1,0 +1,121 @@
+"""Names that go: unlink and rmdir. Where a lower shows something under the name, a whiteout takes its place.
+
+The whiteout comes in one step with the removal (rename over the file, exchange with the directory), so no crash makes
+what was removed, or what it hid, appear again.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from netoverlay.backend_api import LayerPath, RenameFlags, join_path, os_error
+from netoverlay.overlay.copy_up import CopyUp
+from netoverlay.overlay.inodes import DirectoryInode, FileInode
+from netoverlay.overlay.layers import UpperLayer
+from netoverlay.overlay.lookup import Lookup
+from netoverlay.overlay.tree import Tree
+from netoverlay.overlay.workspace import Workspace
+
+
+class Remover:
+    """Removes names from one tree. No data is ever copied for it."""
+
+    def __init__(self, tree: Tree, lookup: Lookup, copy_up: CopyUp, upper: UpperLayer, workspace: Workspace) -> None:
+        self._tree = tree
+        self._lookup = lookup
+        self._copy_up = copy_up
+        self._upper = upper
+        self._backend = upper.backend
+        self._workspace = workspace
+
+    def unlink(self, directory: DirectoryInode, name: str) -> None:
+        """Remove a name of a file. Its content stays for who has it open. ENOENT, EISDIR."""
+        with directory.directory_lock:
+            inode = self._lookup.require_locked(directory, name).inode
+            try:
+                if not isinstance(inode, FileInode):
+                    raise os_error(errno.EISDIR, name)
+                self._unlink_locked(directory, name, inode)
+            finally:
+                self._tree.inodes.forget(inode.nodeid)
+
+    def rmdir(self, directory: DirectoryInode, name: str) -> None:
+        """Remove an empty directory. ENOENT, ENOTDIR, ENOTEMPTY."""
+        with directory.directory_lock:
+            inode = self._lookup.require_locked(directory, name).inode
+            try:
+                if not isinstance(inode, DirectoryInode):
+                    raise os_error(errno.ENOTDIR, name)
+                with inode.directory_lock:
+                    self._rmdir_locked(directory, name, inode)
+            finally:
+                self._tree.inodes.forget(inode.nodeid)
+
+    def empty_directory_locked(self, directory: DirectoryInode) -> None:
+        """Make a directory that shows nothing hold nothing in the upper, so that it can be renamed over.
+
+        Opaque first: then the whiteouts in it hide nothing any more. Precondition: its DIRECTORY is held. ENOTEMPTY.
+        """
+        if self._lookup.list_locked(directory):
+            raise os_error(errno.ENOTEMPTY)
+        self._copy_up.directory(directory)
+        with self._tree.paths.shared():
+            path = self._tree.upper_path(directory)
+            if directory.lowers:
+                self._upper.marks.set_opaque(path)
+            for entry in self._backend.list_dir(path):
+                self._workspace.discard(join_path(path, entry.name))
+
+    def _unlink_locked(self, directory: DirectoryInode, name: str, inode: FileInode) -> None:
+        stat = self._tree.stat(inode)
+        self._copy_up.directory(directory)
+        below = self._tree.shows_below(directory, name)
+        # Under COPY_UP, for a copy-up that is about to publish the file under this name must not do so afterwards.
+        with inode.copy_up_lock, self._tree.paths.shared():
+            path = join_path(self._tree.upper_path(directory), name)
+            if not below:
+                self._backend.unlink(path)
+            elif inode.in_upper:
+                self._whiteout_over(path, RenameFlags.NONE)
+            else:
+                self._upper.marks.make_whiteout(path)
+            inode.note_removed(stat)
+            directory.note_change()
+            self._tree.inodes.remove_name(inode, directory, name)
+
+    def _rmdir_locked(self, directory: DirectoryInode, name: str, inode: DirectoryInode) -> None:
+        if self._lookup.list_locked(inode):
+            raise os_error(errno.ENOTEMPTY, name)
+        stat = self._tree.stat(inode)
+        self._copy_up.directory(directory)
+        below = self._tree.shows_below(directory, name)
+        with inode.copy_up_lock, self._tree.paths.shared():
+            path = join_path(self._tree.upper_path(directory), name)
+            if not inode.in_upper:
+                self._upper.marks.make_whiteout(path)
+            elif below:
+                self._whiteout_over(path, RenameFlags.EXCHANGE)
+            else:
+                self._discard_directory(path)
+            inode.note_removed(stat)
+            directory.note_change()
+            self._tree.inodes.remove_name(inode, directory, name)
+
+    def _whiteout_over(self, path: LayerPath, flags: RenameFlags) -> None:
+        """Put a whiteout in the place of what stands at `path`. Precondition: PATHS is held."""
+        temporary = self._workspace.temporary()
+        self._upper.marks.make_whiteout(temporary)
+        self._backend.rename(temporary, path, flags)
+        if flags is RenameFlags.EXCHANGE:
+            self._workspace.discard(temporary)
+
+    def _discard_directory(self, path: LayerPath) -> None:
+        """Remove a directory that shows nothing, but may hold whiteouts. Precondition: PATHS is held."""
+        try:
+            self._backend.rmdir(path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            temporary = self._workspace.temporary()
+            self._backend.rename(path, temporary)
+            self._workspace.discard(temporary)

@@ -1,0 +1,115 @@
+"""The state of one mount, and what can be asked of it without changing it: paths, attributes, what stands where."""
+
+from __future__ import annotations
+
+import errno
+
+from netoverlay.backend_api import FileStat, FileType, LayerPath, join_path, os_error
+from netoverlay.overlay.inodes import ROOT_NODEID, DirectoryInode, FileInode, Inode, InodeTable
+from netoverlay.overlay.layers import LayerStack, LowerPlace
+from netoverlay.overlay.locks import PathLock, Rank, RankedLock
+from netoverlay.overlay.merge import Found, Merge
+
+
+class Tree:
+    """The layers, the inodes and the locks of one mount."""
+
+    def __init__(self, stack: LayerStack) -> None:
+        """Reads the root of the top-most layer; OSError if it cannot be read."""
+        self.stack = stack
+        self.merge = Merge(stack)
+        self.paths = PathLock()
+        self.rename_lock = RankedLock(Rank.RENAME)
+        self.path_epoch = 0
+        """Changed, under PATHS exclusive, whenever the path of a directory changes."""
+        places = self.merge.root()
+        top = stack.upper or places[0].layer
+        ino = top.inode_number(top.root, top.backend.stat(top.root))
+        self.inodes = InodeTable(DirectoryInode(ROOT_NODEID, ino, places, in_upper=stack.upper is not None))
+
+    @property
+    def root(self) -> DirectoryInode:
+        """The inode of the mount's root."""
+        return self.inodes.root
+
+    def upper_path(self, inode: Inode) -> LayerPath:
+        """Where the inode is, or would be, in the upper: under its first name.
+
+        Precondition: PATHS is held. ENOENT if it has no name any more.
+        """
+        if isinstance(inode, DirectoryInode):
+            return inode.upper_path(self.stack.writable_upper().root, self.path_epoch)
+        if not inode.names:
+            raise os_error(errno.ENOENT)
+        directory, name = inode.names[0]
+        return join_path(self.upper_path(directory), name)
+
+    def find_locked(self, directory: DirectoryInode, name: str) -> Found | None:
+        """What the layers hold under `name`. Precondition: DIRECTORY of `directory` is held."""
+        upper = self.stack.upper
+        if upper is not None and directory.in_upper:
+            with self.paths.shared():
+                above = self.merge.above(upper, join_path(self.upper_path(directory), name))
+            if above is not None:
+                if above.whiteout:
+                    return None
+                lowers: tuple[LowerPlace, ...] = ()
+                if above.stat.type is FileType.DIRECTORY:
+                    lowers = self.merge.below_upper(above, directory.lowers, name)
+                return Found(above.stat, above.ino, in_upper=True, lowers=lowers)
+        return self.merge.below(directory.lowers, name)
+
+    def shows_below(self, directory: DirectoryInode, name: str) -> bool:
+        """Whether a lower shows something under `name` where the upper does not hide it. Asks the lowers."""
+        return bool(directory.lowers) and self.merge.below(directory.lowers, name) is not None
+
+    def stat(self, inode: Inode) -> FileStat:
+        """The attributes of the inode, as the layer that holds it tells them. ENOENT, ESTALE if that lost it.
+
+        Must be called without PATHS, and without COPY_UP of the inode.
+        """
+        if isinstance(inode, DirectoryInode):
+            return self._stat_directory(inode)
+        if not isinstance(inode, FileInode):
+            raise os_error(errno.EIO)
+        if inode.names:
+            stat = self._stat_named(inode)
+            if stat is not None:
+                return stat
+        with inode.copy_up_lock:
+            return self._stat_unnamed(inode)
+
+    def stat_locked(self, inode: FileInode) -> FileStat:
+        """As stat(). Precondition: COPY_UP of the inode is held."""
+        stat = self._stat_named(inode) if inode.names else None
+        return self._stat_unnamed(inode) if stat is None else stat
+
+    def _stat_directory(self, inode: DirectoryInode) -> FileStat:
+        if inode.removed_stat is not None:
+            return inode.removed_stat
+        if not inode.in_upper:
+            layer, path = inode.lowers[0]
+            return layer.backend.stat(path)
+        with self.paths.shared():
+            stat = self.stack.writable_upper().backend.stat(self.upper_path(inode))
+        # As overlayfs: the count of sub-directories of a merged directory is unknown, which is written 1.
+        return stat._replace(nlink=1) if inode.lowers else stat
+
+    def _stat_named(self, inode: FileInode) -> FileStat | None:
+        """By path; None if the last name went meanwhile."""
+        if inode.in_upper:
+            with self.paths.shared():
+                if not inode.names:
+                    return None
+                return self.stack.writable_upper().backend.stat(self.upper_path(inode))
+        layer, path = inode.lower_place()
+        return layer.backend.stat(path)
+
+    def _stat_unnamed(self, inode: FileInode) -> FileStat:
+        """Of a file without names: of its open file, or what was noted when the last name went."""
+        if inode.file is not None:
+            stat = inode.file.stat()
+            return stat if inode.in_upper else stat._replace(nlink=0)
+        if inode.removed_stat is not None:
+            return inode.removed_stat
+        raise os_error(errno.ESTALE)

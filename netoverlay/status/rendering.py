@@ -1,0 +1,100 @@
+"""Show the status of mounts, and the layers of a profile, to a person at a terminal or to a pipe."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TextIO
+
+from netoverlay.status.overview import MountReport
+from netoverlay.status.snapshot import CapabilityTable, LayerReport, LayerStatus
+
+Row = Sequence[str]
+
+LAYER_HEADINGS: Row = ("layer", "url", "state", "calls", "errors", "read", "written")
+REPORT_HEADINGS: Row = ("layer", "url", "capabilities")
+UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def print_mounts(reports: Sequence[MountReport], output: TextIO) -> None:
+    """Each mount with a table of its layers."""
+    if not reports:
+        print("no mounts", file=output)
+    for number, report in enumerate(reports):
+        if number:
+            print(file=output)
+        print(_title(report), file=output)
+        if report.status is not None:
+            print_table(LAYER_HEADINGS, [_layer_row(layer) for layer in report.status.layers], output)
+            print(f"requests: {_counts(report.status.requests)}", file=output)
+
+
+def print_layer_reports(reports: Sequence[LayerReport], output: TextIO) -> None:
+    """What each layer of a profile can do, or that it has a problem."""
+    rows = [(report.key, report.url, _capabilities(report.capabilities)) for report in reports]
+    print_table(REPORT_HEADINGS, rows, output)
+
+
+def print_table(headings: Row, rows: Sequence[Row], output: TextIO) -> None:
+    """With lines and colours at a terminal; else in columns, one line a row."""
+    if output.isatty():
+        _print_rich_table(headings, rows, output)
+        return
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    for row in (headings, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), file=output)
+
+
+def _print_rich_table(headings: Row, rows: Sequence[Row], output: TextIO) -> None:
+    from rich.console import Console  # noqa: PLC0415  (slower to import than most commands are to run)
+    from rich.table import Table  # noqa: PLC0415  (slower to import than most commands are to run)
+    from rich.text import Text  # noqa: PLC0415  (slower to import than most commands are to run)
+
+    table = Table(*headings)
+    for row in rows:
+        table.add_row(*map(Text, row))  # Text: a "[" in a path is no markup
+    Console(file=output).print(table)
+
+
+def _title(report: MountReport) -> str:
+    if report.status is None:
+        remedy = f"unmount it with `netoverlay umount --lazy {report.mountpoint}`"
+        return f"{report.mountpoint}: {report.state}: {report.problem}; {remedy}"
+    mount = report.status.mount
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(mount.since))
+    access = "read-only" if mount.read_only else "read-write"
+    return f"{mount.mountpoint}: {report.state}, {access}, profile {mount.profile}, process {mount.pid}, since {since}"
+
+
+def _layer_row(layer: LayerStatus) -> Row:
+    counters = layer.counters
+    return (
+        layer.role,
+        layer.url,
+        layer.state,
+        str(counters.get("calls", 0)),
+        str(counters.get("errors", 0)),
+        in_units(counters.get("bytes_read", 0)),
+        in_units(counters.get("bytes_written", 0)),
+    )
+
+
+def _counts(requests: dict[str, int]) -> str:
+    by_count = sorted(requests.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{name} {count}" for name, count in by_count) or "none yet"
+
+
+def _capabilities(table: CapabilityTable | None) -> str:
+    """The names of what is there; those that hold a number or a default of most layers are for --json."""
+    if table is None:
+        return "unreachable"
+    return " ".join(name for name, value in table.items() if value is True)
+
+
+def in_units(count: float) -> str:
+    """A number of bytes, as in "1.5 MiB"."""
+    unit = 0
+    while count >= 1024 and unit < len(UNITS) - 1:
+        count /= 1024
+        unit += 1
+    return f"{count:.0f} {UNITS[unit]}" if unit == 0 else f"{count:.1f} {UNITS[unit]}"

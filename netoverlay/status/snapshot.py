@@ -1,0 +1,77 @@
+"""What a daemon tells about its mount. The field names are those of `netoverlay status --json`, and stay."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Literal
+
+import msgspec
+
+from netoverlay.backend_api.types import Capabilities
+
+Role = Literal["lower", "upper"]
+CapabilityTable = dict[str, bool | int]
+"""The fields of Capabilities."""
+
+
+class MountStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The mount itself."""
+
+    mountpoint: str
+    """Absolute, with symbolic links resolved."""
+    profile: str
+    """The profile's name."""
+    pid: int
+    """Of the daemon."""
+    since: float
+    """When it was mounted, in seconds since 1970."""
+    read_only: bool
+
+
+class LayerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One layer of the mount."""
+
+    role: Role
+    url: str
+    """Holds no secret: a LayerUrl never does."""
+    state: str
+    """As Backend.connection_state()."""
+    capabilities: CapabilityTable
+    counters: dict[str, int | float]
+    """Since the mount, below the caches: "calls", "errors", "bytes_read", "bytes_written", and those of each call."""
+
+
+class StatusSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """A mount at one moment."""
+
+    mount: MountStatus
+    layers: tuple[LayerStatus, ...]
+    """In the order in which names are looked up: the upper first."""
+    requests: dict[str, int]
+    """How many requests the kernel sent, by kind."""
+
+
+class LayerReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of connecting to a layer of a profile that is not mounted."""
+
+    key: str
+    """As in the profile: "upper", "lower[0]"."""
+    url: str
+    capabilities: CapabilityTable | None
+    """None exactly if there is a problem."""
+    problem: str | None = None
+    """One line: what is wrong, and the remedy."""
+
+
+def capability_table(capabilities: Capabilities) -> CapabilityTable:
+    """The capabilities as they are told."""
+    return dataclasses.asdict(capabilities)
+
+
+def to_json(value: object, *, indent: int | None = None) -> str:
+    """JSON of the structs above.
+
+    In ASCII, so that bytes of a path that are not UTF-8 (surrogate escapes) arrive as they were sent.
+    """
+    return json.dumps(msgspec.to_builtins(value), indent=indent)

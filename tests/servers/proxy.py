@@ -1,0 +1,140 @@
+"""A TCP proxy on loopback that cuts connections, goes silent, or adds delay, for servers that die or hang.
+
+with Proxy(server.port) as proxy:
+    ... connect to proxy.port ...
+    proxy.silence()     # nothing passes any more; new connections are accepted and hear nothing
+    proxy.cut()         # every connection is reset
+    proxy.restore()
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import socket
+import struct
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+CHUNK_BYTES = 1 << 18
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, zero seconds: close() sends RST
+
+
+class Proxy:
+    """Forwards 127.0.0.1:`port` to 127.0.0.1:`target_port`. `delay` is added in each direction, in seconds."""
+
+    def __init__(self, target_port: int, *, delay: float = 0.0) -> None:
+        self.delay = delay
+        self._target_port = target_port
+        self._flowing = threading.Event()
+        self._flowing.set()
+        self._refusing = False
+        self._lock = threading.Lock()
+        self._sockets: set[socket.socket] = set()
+        self.accepted = 0
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, name="proxy-accept", daemon=True).start()
+
+    def silence(self) -> None:
+        """Hold back everything from now on, without closing anything."""
+        self._flowing.clear()
+
+    def cut(self) -> None:
+        """Reset every connection."""
+        with self._lock:
+            sockets = list(self._sockets)
+            self._sockets.clear()
+        for end in sockets:
+            with contextlib.suppress(OSError):  # it may be closed by its pump already
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+                end.shutdown(socket.SHUT_RD)
+            end.close()
+
+    def refuse(self) -> None:
+        """Reset new connections at once, too, until restore()."""
+        self._refusing = True
+        self.cut()
+
+    def restore(self) -> None:
+        """Pass everything again, what was held back first."""
+        self._refusing = False
+        self._flowing.set()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._flowing.set()
+        self.cut()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            self.accepted += 1
+            if self._refusing:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+                client.close()
+                continue
+            try:
+                server = socket.create_connection(("127.0.0.1", self._target_port))
+            except OSError:
+                client.close()
+                continue
+            with self._lock:
+                self._sockets |= {client, server}
+            for source, target in ((client, server), (server, client)):
+                source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self._pump(source, target)
+
+    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+        chunks: queue.Queue[tuple[float, bytes]] = queue.Queue(maxsize=256)
+        threading.Thread(target=self._receive, args=(source, chunks), name="proxy-receive", daemon=True).start()
+        threading.Thread(target=self._send, args=(target, source, chunks), name="proxy-send", daemon=True).start()
+
+    def _receive(self, source: socket.socket, chunks: queue.Queue[tuple[float, bytes]]) -> None:
+        while True:
+            self._flowing.wait()
+            try:
+                data = source.recv(CHUNK_BYTES)
+            except OSError:
+                data = b""
+            chunks.put((time.monotonic() + self.delay, data))
+            if not data:
+                return
+
+    def _send(self, target: socket.socket, source: socket.socket, chunks: queue.Queue[tuple[float, bytes]]) -> None:
+        broken = False
+        while True:
+            due, data = chunks.get()
+            time.sleep(max(0.0, due - time.monotonic()))
+            self._flowing.wait()
+            if not data:
+                break
+            if broken:
+                continue
+            try:
+                target.sendall(data)
+            except OSError:
+                broken = True
+                with contextlib.suppress(OSError):
+                    source.shutdown(socket.SHUT_RDWR)
+        with self._lock:
+            self._sockets -= {target, source}
+        for end in (target, source):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
