@@ -14,7 +14,6 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import wait
 from contextlib import contextmanager
 
 from netoverlay.backend_api.backend import Backend, BackendFile
@@ -36,15 +35,14 @@ from netoverlay.backend_api.types import (
     XattrMode,
     split_path,
 )
-from netoverlay.backend_api.waiting import about_to_wait, check_interrupted
 from netoverlay.cache.ahead import Ahead
 from netoverlay.cache.listings import Answer, Fetch, Listing, Listings
 from netoverlay.cache.open_files import OpenFiles, Place, TrackedFile
+from netoverlay.cache.single_flight import outcome
 
 DEFAULT_MAX_ENTRIES = 400_000
 DEFAULT_AHEAD = 16
 _SPACE_USAGE_SECONDS = 1.0
-_INTERRUPT_SECONDS = 0.25
 
 
 class MetadataCache(DelegatingBackend):
@@ -101,7 +99,7 @@ class MetadataCache(DelegatingBackend):
             if is_ours:
                 self._missed(path)
                 return self._fetch(fetch)[0]
-            listing = self._wait(fetch)
+            listing = outcome(fetch.result)
             entries = self._listings.entries(path, listing) if listing else None
         return entries
 
@@ -284,7 +282,7 @@ class MetadataCache(DelegatingBackend):
             if is_ours:
                 self._missed(path)
                 return self._fetch(fetch)[1]
-            listing = self._wait(fetch)
+            listing = outcome(fetch.result)
             if listing:
                 return listing
 
@@ -320,16 +318,6 @@ class MetadataCache(DelegatingBackend):
     def _is_changing(self, path: LayerPath) -> bool:
         exact = self._capabilities.case_sensitive
         return self._files.names_unknown or (self._files.is_written(path) if exact else self._files.any_written())
-
-    def _wait(self, fetch: Fetch) -> Listing | None:
-        """What somebody else's fetch brings, or its error; None if he was interrupted, which is no concern of ours."""
-        if not fetch.result.done():
-            about_to_wait()
-            while not wait((fetch.result,), _INTERRUPT_SECONDS).done:
-                check_interrupted()
-        if isinstance(fetch.result.exception(), InterruptedError):
-            return None
-        return fetch.result.result()
 
     def _missed(self, path: LayerPath) -> None:
         if self._ahead and path:

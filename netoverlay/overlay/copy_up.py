@@ -198,25 +198,37 @@ class CopyUp:
             logger.warning("copy-up of %s: the attribute %s is not kept: %s", source.path, name, error.strerror)
 
     def _publish(self, temporary: LayerPath, names: list[Name], change: AttributeChange | None = None) -> None:
-        """Give what was made its names, and then the attributes of `change`.
+        """Give what was made its names, the first one last, and then the attributes of `change`.
 
         The times of the directories stay: nothing in them changes for a program.
         """
         with self._tree.paths.shared():
-            first: LayerPath | None = None
-            for directory, name in names:
-                parent = self._tree.upper_path(directory)
-                times = self._backend.stat(parent)
-                path = join_path(parent, name)
-                if first is None:
-                    self._backend.rename(temporary, path)
-                    first = path
-                    if change is not None:
-                        self._backend.set_attributes(path, change)
-                else:
-                    self._backend.link(first, path)
-                self._backend.set_attributes(parent, AttributeChange(atime_ns=times.atime_ns, mtime_ns=times.mtime_ns))
+            parents = [self._tree.upper_path(directory) for directory, _ in names]
+            paths = [join_path(parent, name) for parent, (_, name) in zip(parents, names, strict=True)]
+            times = [self._backend.stat(parent) for parent in parents]
+            linked: list[LayerPath] = []
+            try:
+                for path in paths[1:]:
+                    self._backend.link(temporary, path)
+                    linked.append(path)
+                self._backend.rename(temporary, paths[0])
+            except BaseException:
+                for path in linked:
+                    self._backend.unlink(path)
+                raise
+            for directory, _ in names:
                 directory.note_change()
+            if change is not None:
+                self._settle(paths[0], change)
+            for parent, stat in zip(parents, times, strict=True):
+                self._settle(parent, AttributeChange(atime_ns=stat.atime_ns, mtime_ns=stat.mtime_ns))
+
+    def _settle(self, path: LayerPath, change: AttributeChange) -> None:
+        """Set attributes once the copy is published: it stands, so a failure now must not be taken for its failure."""
+        try:
+            self._backend.set_attributes(path, change)
+        except OSError as error:
+            logger.warning("copy-up: the attributes of %s are not as they were: %s", path, error.strerror)
 
     def _switch_backing(self, inode: FileInode, opened: BackendFile | None) -> None:
         """From here on the inode is the upper's. Precondition: COPY_UP is held."""

@@ -106,7 +106,7 @@ def _ask(connection: socket.socket, user_id: int) -> Answer:
         connection.sendall(b'{"command": "status"}\n')
         reply = json.loads(_receive_all(connection))
         return Answer(pid, msgspec.convert(reply["status"], StatusSnapshot))
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise DaemonError(f"process {pid}, which serves the mount, does not answer: {error}") from error
 
 

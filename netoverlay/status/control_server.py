@@ -71,16 +71,18 @@ class ControlServer:
         listener, self._listener = self._listener, None
         if listener is None:
             return
-        # Who tidies /tmp may have removed it before.
-        with (
-            contextlib.suppress(FileNotFoundError),
-            open_directory(self._directory, os.geteuid()) as directory,
-            locked(directory),
-        ):
-            os.unlink(self._name, dir_fd=directory)
-        listener.shutdown(socket.SHUT_RDWR)  # wakes accept(), which close() would not
-        self._thread.join()
-        listener.close()
+        try:
+            # Who tidies /tmp may have removed it before.
+            with (
+                contextlib.suppress(FileNotFoundError),
+                open_directory(self._directory, os.geteuid()) as directory,
+                locked(directory),
+            ):
+                os.unlink(self._name, dir_fd=directory)
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)  # wakes accept(), which close() would not
+            self._thread.join()
+            listener.close()
 
     def _accept(self) -> None:
         listener = self._listener
@@ -114,7 +116,7 @@ class ControlServer:
     def _answer(self, line: bytes) -> str:
         try:
             request = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             return json.dumps({"error": "not a line of JSON"})
         if request != {"command": "status"}:
             return json.dumps({"error": 'the only request is {"command": "status"}'})

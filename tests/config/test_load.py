@@ -117,7 +117,7 @@ REFUSED = {
     ),
     "lower's key in the upper": (
         LOWER + '[upper]\nurl = "/var/upper"\nttl = 1\n',
-        "upper.ttl: unknown key; did you mean 'url'?",
+        "upper.ttl: unknown key; the keys here are: deadline, url, work",
     ),
     "string for bool": (
         LOWER + 'immutable = "yes"\n',

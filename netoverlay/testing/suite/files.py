@@ -183,10 +183,8 @@ class ContentSuite(SuiteBase):
             file.write_at(0, data)
             assert file.read_at(0, LARGE_SIZE + 1) == data, "one read of several MiB gives all of it"
             assert file.read_at(1_000_003, 2_000_001) == data[1_000_003:3_000_004]
-        pieces = []
         with layer.backend.open(layer.path("file"), Access.READ) as file:
-            for offset in range(0, LARGE_SIZE, 300_007):
-                pieces.append(file.read_at(offset, 300_007))
+            pieces = [file.read_at(offset, 300_007) for offset in range(0, LARGE_SIZE, 300_007)]
         assert b"".join(pieces) == data
 
     def test_beyond_4_gib(self, layer: Layer) -> None:

@@ -1,0 +1,68 @@
+"""Do a thing once for all who want it at the same time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future, wait
+from typing import Generic, TypeVar
+
+from netoverlay.backend_api.waiting import about_to_wait, check_interrupted
+
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
+
+_INTERRUPT_SECONDS = 0.25
+
+
+def outcome(future: Future[T]) -> T | None:
+    """Wait for what another thread does, and have its result or error; None if it was interrupted, which is no concern
+    of ours. EINTR if the request of the calling thread is."""
+    if not future.done():
+        about_to_wait()
+        while not wait((future,), _INTERRUPT_SECONDS).done:
+            check_interrupted()
+    if isinstance(future.exception(), InterruptedError):
+        return None
+    return future.result()
+
+
+class SingleFlight(Generic[K, T]):
+    """Calls under way, by key; results must not be None."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._under_way: dict[K, Future[T]] = {}
+
+    def __contains__(self, key: K) -> bool:
+        with self._lock:
+            return key in self._under_way
+
+    def do(self, key: K, call: Callable[[], T]) -> T:
+        """What `call` returns or raises, or what the call under way for `key` does."""
+        while True:
+            with self._lock:
+                future = self._under_way.get(key)
+                is_ours = future is None
+                if future is None:
+                    future = self._under_way[key] = Future()
+            if is_ours:
+                return self._lead(key, future, call)
+            result = outcome(future)
+            if result is not None:
+                return result
+
+    def _lead(self, key: K, future: Future[T], call: Callable[[], T]) -> T:
+        try:
+            result = call()
+        except BaseException as error:
+            self._end(key)
+            future.set_exception(error)
+            raise
+        self._end(key)
+        future.set_result(result)
+        return result
+
+    def _end(self, key: K) -> None:
+        with self._lock:
+            del self._under_way[key]
