@@ -1,7 +1,7 @@
 """The SFTP backend against sshfs and OpenSSH's sftp, in one run: python -m bench.sftp
 
-Starts an sshd of its own on loopback, on files in memory where there is /dev/shm. Every round measures all contenders in
-turn; the table shows medians, then the ratios that matter. sftp's connecting is measured and taken off its times.
+Starts an sshd of its own on loopback, on files in memory where there is /dev/shm. Every round measures all contenders
+in turn; the table shows medians, then the ratios that matter. sftp's connecting is measured and taken off its times.
 """
 
 from __future__ import annotations
@@ -118,8 +118,7 @@ def sshfs_contender(server: SshServer, root: Path, mountpoint: Path, size: int) 
 
             def work() -> None:
                 with open(base / target.relative_to(root), "wb", buffering=0) as file:
-                    for _ in range(size // CALL_BYTES):
-                        file.write(data)
+                    file.writelines(data for _ in range(size // CALL_BYTES))
 
             return elapsed(work)
 

@@ -58,6 +58,8 @@ def connect_upper(profile: Profile, settings: UpperSettings) -> ConnectedLayer:
         raise _refused(profile, settings, "the upper has to be a directory of this machine")
     with _blaming(profile, settings):
         if settings.private:
+            # The upper itself gets the mode of the base's root: what keeps others out is the directory around it.
+            os.makedirs(os.path.dirname(settings.url.path), _PRIVATE_MODE, exist_ok=True)
             os.makedirs(settings.url.path, _PRIVATE_MODE, exist_ok=True)
         if not os.path.isdir(settings.url.path):
             raise NotADirectoryError(f"there is no such directory; make it: mkdir -p {settings.url.path}")

@@ -18,7 +18,7 @@ _Raw = TypeVar("_Raw")
 
 DEFAULT_READ_BYTES = 32 * 1024
 """What every server must be able to send and take in one packet (draft 02, section 3)."""
-MAX_TRANSFER_BYTES = 128 * 1024
+MAX_TRANSFER_BYTES = 256 * 1024
 FRAME_OVERHEAD_BYTES = 1024
 DEFAULT_OPEN_HANDLES = 64
 """For servers that do not tell their limit."""

@@ -26,6 +26,8 @@ from netoverlay_sftp.streams import TICK_SECONDS, ByteStream, Liveness, SshConne
 WINDOW_BYTES = 64 << 20
 """What the server may send ahead in one channel, and so the most that is buffered here."""
 MAX_PACKET_BYTES = 256 << 10
+_PACKET_OVERHEAD_BYTES = 64
+"""What paramiko leaves free in a packet of the size that the server takes."""
 _READ_AHEAD_BYTES = 64 << 10
 _IDLE_SECONDS = 0.5
 """How often the transport's thread, when it hears nothing, looks whether it is to end or to renew its keys."""
@@ -142,6 +144,17 @@ class _ChunkPipe(BufferedPipe):  # type: ignore[type-arg]  # generic in the type
         return self._chunks.qsize()
 
 
+def _take(parts: list[memoryview], limit: int) -> tuple[bytes, list[memoryview]]:
+    """The first `limit` bytes, and what remains."""
+    taken: list[memoryview] = []
+    for index, part in enumerate(parts):
+        taken.append(part[:limit])
+        if len(part) > limit:
+            return b"".join(taken), [part[limit:], *parts[index + 1 :]]
+        limit -= len(part)
+    return b"".join(taken), []
+
+
 class ParamikoStream(ByteStream):
     """A channel."""
 
@@ -168,7 +181,16 @@ class ParamikoStream(ByteStream):
         return count
 
     def send(self, parts: Sequence[Readable]) -> None:
-        self._channel.sendall(b"".join(parts))
+        # In pieces that fill a packet each: Channel.sendall() copies all of the rest after every packet.
+        limit = self._channel.out_max_packet_size - _PACKET_OVERHEAD_BYTES
+        rest = [memoryview(part) for part in parts]
+        while rest:
+            piece, rest = _take(rest, limit)
+            while piece:
+                count = self._channel.send(piece)
+                if not count:
+                    raise EOFError
+                piece = piece[count:]
 
     def probe(self) -> None:
         self._connection.probe()

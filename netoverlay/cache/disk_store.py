@@ -42,6 +42,17 @@ _MAX_VERIFIED = 100_000
 _log = logging.getLogger(__name__)
 
 
+class _Directory:
+    """A descriptor that is closed when the last thread that uses it lets go, so that its number stands for nothing else
+    before."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
 def entry_key(*parts: str | int | None) -> str:
     """The key of what `parts` describe, which must be the same parts for the same content only."""
     text = "\0".join("-" if part is None else str(part) for part in parts)
@@ -70,19 +81,16 @@ class DiskStore:
         self._names = itertools.count()
         self._warned = False
         self._resume = 0.0
-        self._root: int | None = None
+        self._root: _Directory | None = None
         try:
-            self._root = self._open_root(directory)
-            self._clear_incoming()
+            self._root = _Directory(self._open_root(directory))
+            self._clear_incoming(self._root.descriptor)
         except OSError as error:
             self._warn(error)
 
     def close(self) -> None:
         """Release the directory; nothing is found or kept any more."""
-        with self._lock:
-            root, self._root = self._root, None
-        if root is not None:
-            os.close(root)
+        self._root = None
 
     def open(self, key: str) -> int | None:
         """A read-only descriptor of the entry, which the caller closes; None if there is none, or it is damaged."""
@@ -91,16 +99,16 @@ class DiskStore:
             return None
         path = _path(key)
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=root)
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=root.descriptor)
         except FileNotFoundError:
             return None
         except OSError as error:
             self._warn(error)
             return None
         try:
-            if self._is_sound(root, key, descriptor):
+            if self._is_sound(root.descriptor, key, descriptor):
                 return descriptor
-            self._drop(root, path)
+            self._drop(root.descriptor, path)
         except OSError as error:
             self._warn(error)
         os.close(descriptor)
@@ -124,7 +132,7 @@ class DiskStore:
         if root is None:
             return False
         try:
-            os.stat(_path(key), dir_fd=root, follow_symlinks=False)
+            os.stat(_path(key), dir_fd=root.descriptor, follow_symlinks=False)
         except OSError:
             return False  # open() tells of what is not merely absent
         return True
@@ -136,15 +144,15 @@ class DiskStore:
             return False
         incoming = f"{_INCOMING}/{os.getpid()}-{next(self._names)}"
         try:
-            inode = self._write(root, incoming, key, data)
+            inode = self._write(root.descriptor, incoming, key, data)
         except OSError as error:
             self._resume = time.monotonic() + _PAUSE_SECONDS
             self._warn(error)
             for name in (incoming, incoming + _SUM):
                 with contextlib.suppress(OSError):  # the warning has told of it
-                    os.unlink(name, dir_fd=root)
+                    os.unlink(name, dir_fd=root.descriptor)
             return False
-        self._account(root, key, len(data), inode)
+        self._account(root.descriptor, key, len(data), inode)
         return True
 
     def _write(self, root: int, incoming: str, key: str, data: bytes | memoryview) -> int:
@@ -253,8 +261,8 @@ class DiskStore:
             raise
         return root
 
-    def _clear_incoming(self) -> None:
-        directory = os.open(_INCOMING, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._root)
+    def _clear_incoming(self, root: int) -> None:
+        directory = os.open(_INCOMING, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)
         try:
             for name in os.listdir(directory):
                 self._drop_abandoned(directory, name)

@@ -80,7 +80,7 @@ DECISIONS: Final[Mapping[InitFlag, Decision]] = MappingProxyType(
         InitFlag.AUTO_INVAL_DATA: AskIf("auto_inval_data", "what others change on a lower must not stay cached"),
         InitFlag.DO_READDIRPLUS: Ask("a listing brings the attributes, as the layers' listings do"),
         InitFlag.READDIRPLUS_AUTO: Ask("only while the caller also looks at the entries"),
-        InitFlag.ASYNC_DIO: Ask("parts of one direct read or write are served in parallel"),
+        InitFlag.ASYNC_DIO: Refuse("the kernel interrupts no request of it, so a killed reader stays until the answer"),
         InitFlag.WRITEBACK_CACHE: Refuse("sizes and times would be the kernel's, which lowers that change contradict"),
         InitFlag.NO_OPEN_SUPPORT: Refuse("open files have handles"),
         InitFlag.PARALLEL_DIROPS: Ask("lookups in one directory do not wait for each other's network"),

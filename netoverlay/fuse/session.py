@@ -10,7 +10,9 @@ from __future__ import annotations
 import enum
 import errno
 import logging
+import math
 import queue
+import time
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
@@ -28,6 +30,8 @@ from netoverlay.fuse.replies import Reply
 from netoverlay.fuse.requests import ForgetRequest, InterruptRequest, RequestHeader
 
 _log = logging.getLogger(__name__)
+
+_LOOK_UP_SECONDS: Final = 1.0
 
 _Handler: TypeAlias = tuple[Decoder, Callable[[RequestHeader, Any], Reply], bool]
 """How to decode the body, what to call with it, and whether the kernel waits for an answer."""
@@ -149,7 +153,7 @@ class Session:
         """
         self.crew.start()
         try:
-            ended = self._events.get() is _Event.ENDED or self._let_users_finish(unmount, grace_seconds)
+            ended = self._next_event() is _Event.ENDED or self._let_users_finish(unmount, grace_seconds)
             self._stopping = True
             self.crew.end()
             if ended:
@@ -171,12 +175,28 @@ class Session:
         try:
             if unmount is not None:
                 unmount()
-            return self._events.get(timeout=grace_seconds) is _Event.ENDED
         except OSError as error:
             _log.error("cannot unmount, so a dead mount is left behind: %s", error)
-        except queue.Empty:
+            return False
+        event = self._next_event(grace_seconds)
+        if event is None:
             _log.warning("still in use after %s seconds: open files are cut off", grace_seconds)
-        return False
+        return event is _Event.ENDED
+
+    def _next_event(self, seconds: float = math.inf) -> _Event | None:
+        """What happens next, or None after `seconds`.
+
+        Looks up every second, because Python runs signal handlers on the main thread only and does not wake it for a
+        signal that another thread took, as a thread that starts one is apt to do (clone(2)).
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                return self._events.get(timeout=min(_LOOK_UP_SECONDS, max(0.0, left)))
+            except queue.Empty:
+                if left <= 0:
+                    return None
 
     def _work(self) -> None:
         """The life of a thread."""

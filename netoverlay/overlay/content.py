@@ -13,6 +13,8 @@ CHUNK_BYTES = 8 << 20
 HOLE_BYTES = 64 << 10
 """Where the source tells no holes, runs of zeros of this size, aligned, become holes."""
 
+_CANNOT_COPY_THERE = frozenset({errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL})
+"""The two files are of different backends or file systems: the data has to pass here."""
 _ZEROS = bytes(HOLE_BYTES)
 
 
@@ -55,7 +57,9 @@ def _data_ranges(source: BackendFile, size: int) -> Iterator[tuple[int, int, boo
 def _copy_piece(source: BackendFile, target: BackendFile, offset: int, length: int, *, keep_zeros: bool) -> int:
     try:
         copied = target.copy_range(source, offset, offset, length)
-    except NotSupportedError:
+    except OSError as error:
+        if error.errno not in _CANNOT_COPY_THERE:
+            raise
         copied = 0
     if copied:
         return copied

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import stat as stat_bits
 
 from netoverlay.backend_api import (
     Access,
@@ -50,6 +51,16 @@ class CopyUp:
             self.directory(inode)
         elif isinstance(inode, FileInode):
             self.file(inode)
+
+    def root(self) -> None:
+        """Give the root of an upper that was never used the attributes of the root below it."""
+        root = self._tree.root
+        path = self._upper.root
+        if not root.lowers or self._upper.marks.recorded_inode_number(path) is not None:
+            return
+        if not self._backend.list_dir(path):
+            source = root.lowers[0]
+            self._copy_attributes(path, source.layer.backend.stat(source.path), source, root)
 
     def directory(self, directory: DirectoryInode) -> None:
         """Bring a directory, and those above it, to the upper; not what is in it. ENOENT if it was removed.
@@ -175,18 +186,29 @@ class CopyUp:
 
     def _copy_attributes(self, path: LayerPath, stat: FileStat, source: LowerPlace, inode: Inode) -> None:
         """Owner before xattrs, for a change of owner drops capabilities; the mode last, for it may forbid the rest."""
-        if stat.uid is not None or stat.gid is not None:
-            now = self._backend.stat(path)
-            if (now.uid, now.gid) != (stat.uid, stat.gid):
-                self._backend.set_attributes(path, AttributeChange(uid=stat.uid, gid=stat.gid))
+        mode = None if stat.type is FileType.SYMLINK else stat.mode
+        if not self._copy_owner(path, stat) and mode is not None:
+            mode &= ~(stat_bits.S_ISUID | stat_bits.S_ISGID)
         if source.layer.capabilities.xattrs:
             for name in source.layer.backend.list_xattrs(source.path):
                 if not name.startswith(PRIVATE_PREFIXES):
                     self._copy_xattr(path, name, source)
         self._upper.marks.record_inode_number(path, inode.ino)
-        mode = None if stat.type is FileType.SYMLINK else stat.mode
         atime_ns = stat.mtime_ns if stat.atime_ns is None else stat.atime_ns
         self._backend.set_attributes(path, AttributeChange(mode=mode, atime_ns=atime_ns, mtime_ns=stat.mtime_ns))
+
+    def _copy_owner(self, path: LayerPath, stat: FileStat) -> bool:
+        """False if it stays with the user who mounted, for only root may give files away: as with cp(1)."""
+        now = self._backend.stat(path)
+        wanted = (now.uid if stat.uid is None else stat.uid, now.gid if stat.gid is None else stat.gid)
+        if (now.uid, now.gid) == wanted:
+            return True
+        try:
+            self._backend.set_attributes(path, AttributeChange(uid=stat.uid, gid=stat.gid))
+        except PermissionError:
+            logger.info("copy-up: the owner of %s is not kept", path)
+            return False
+        return True
 
     def _copy_xattr(self, path: LayerPath, name: str, source: LowerPlace) -> None:
         try:

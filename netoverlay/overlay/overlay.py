@@ -46,6 +46,7 @@ class Overlay:
         if upper is not None:
             self._workspace = Workspace(upper.backend, upper.work, mountpoint)
             copy_up = CopyUp(self.tree, upper, self._workspace)
+            copy_up.root()
         self.lookup = Lookup(self.tree, copy_up)
         self.directories = Directories(self.tree, self.lookup)
         self.files = Files(self.tree, copy_up)

@@ -2,8 +2,8 @@
 
 Prints "ready" once it can be used, and at its end a JSON object: what was counted, and what the kernel did not take.
 With --uid it drops root first. SIGTERM ends it; SIGUSR1 changes the files "changing", "coming" and "going" behind the
-kernel's back and then notifies it. Until SIGUSR2, reading "slow", opening "shy" and looking "stuck" up wait; only the
-second can be interrupted. The last two say so.
+kernel's back and then notifies it. Until SIGUSR2, reading "slow", opening "shy" and looking "stuck" up wait, and say
+so; only the second can be interrupted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from netoverlay.fuse.mount import MountOptions, mount
 from netoverlay.fuse.replies import FOR_EVER, DirectoryPacker, Entry, FuseAttributes, Reply
 from netoverlay.fuse.requests import RequestHeader
 from netoverlay.fuse.session import Session
-from tests.wire.memory_operations import RefusingOperations
+from tests.wire.refusing import RefusingOperations
 
 ROOT = 1
 FORGETS = (2, 42)
@@ -140,6 +140,8 @@ class Memory(RefusingOperations):
         node = self.nodes[body.handle]
         if node.data == b"slow\n":
             waiting.about_to_wait()
+            if not self.let_go.is_set():
+                say("slow")
             self.let_go.wait(60)
         return bytes(node.data[body.offset : body.offset + body.size])
 

@@ -7,7 +7,6 @@ import ctypes
 import hashlib
 import json
 import os
-import select
 import shutil
 import signal
 import subprocess
@@ -20,12 +19,14 @@ from typing import Any, Self
 import pytest
 
 from netoverlay.fuse.mount import unmount
+from netoverlay.fuse.negotiation import SessionSettings
 from tests.mounted import ordinary_user
 from tests.mounted.memory_server import BIG
 
 ROOT_DIRECTORY = Path(__file__).parents[2]
 USERS = [os.getuid()] if os.getuid() else [0, ordinary_user.UID]
 MNT_FORCE = 1
+THREADS = SessionSettings().max_threads
 
 
 class Mounted:
@@ -69,7 +70,6 @@ class Mounted:
 
     def line(self) -> str:
         assert self.server.stdout is not None
-        assert select.select([self.server.stdout], [], [], 60)[0], "the server says nothing"
         return self.server.stdout.readline().rstrip()
 
     def path(self, name: str) -> str:
@@ -157,6 +157,7 @@ def test_interrupted_caller(mounted: Mounted) -> None:
 def test_more_wait_than_there_are_threads(mounted: Mounted) -> None:
     """All of them wait on one inode, whose reads the kernel sends in parallel."""
     readers = [mounted.start("dd", f"if={mounted.path('slow')}", "iflag=direct", "bs=1") for _ in range(40)]
+    assert [mounted.line() for _ in range(THREADS)] == ["slow"] * THREADS
     mounted.server.send_signal(signal.SIGUSR2)
     for reader in readers:
         output, errors = reader.communicate(timeout=60)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from netoverlay.backend_api import RenameFlags
 from tests.overlay.trees import Mounted, write_tree
 
 
@@ -49,7 +50,7 @@ def test_a_redirect_of_a_lower_that_was_an_upper_is_followed(tmp_path: Path) -> 
     first.mkdir()
     (first / "lower0").symlink_to(tmp_path / "lower1")
     overlay = Mounted(first)
-    overlay.overlay.changes().renamer.rename(overlay.name("old"), overlay.name("new"), _no_flags())
+    overlay.overlay.changes().renamer.rename(overlay.name("old"), overlay.name("new"), RenameFlags.NONE)
     overlay.create("new/added", b"added")
     overlay.close()
     (tmp_path / "lower0").symlink_to(first / "upper")
@@ -80,9 +81,3 @@ def test_without_an_upper_every_change_is_refused(tmp_path: Path) -> None:
         overlay.write("a", b"x")
     assert overlay.tree() == {"a": b"content"}
     overlay.close()
-
-
-def _no_flags():
-    from netoverlay.backend_api import RenameFlags
-
-    return RenameFlags.NONE

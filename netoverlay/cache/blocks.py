@@ -1,0 +1,153 @@
+"""Large files in blocks: kept in the store, fetched once for all who need them, and ahead of who reads on and on."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+from cachetools import LRUCache
+
+from netoverlay.cache.disk_store import DiskStore, entry_key
+from netoverlay.cache.single_flight import SingleFlight
+
+BLOCK = 1 << 20
+"""Bytes of a block; the last of a file may be shorter."""
+FIRST_WINDOW = 2
+MAX_WINDOW = 16
+"""Blocks ahead of a reader, at first and at most."""
+RECENT_BLOCKS = 32
+"""Blocks kept in memory: the kernel asks for one in several pieces, and those ahead are wanted soon."""
+_SEQUENTIAL_READS = 2
+
+_log = logging.getLogger(__name__)
+
+
+class BlockSource(Protocol):
+    """One version of one large file."""
+
+    @property
+    def key(self) -> str:
+        """Stands for this content."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    @property
+    def is_closed(self) -> bool:
+        """Nobody needs its blocks any more."""
+
+    def fetch(self, offset: int, size: int) -> tuple[bytes, bool]:
+        """The bytes there, and whether they are of this version, so that they may be kept."""
+
+
+class Blocks:
+    """The blocks of all open files of a layer; thread-safe. `workers`: blocks fetched ahead at once."""
+
+    def __init__(self, store: DiskStore, workers: int) -> None:
+        self._store = store
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="read-ahead")
+        self._lock = threading.Lock()
+        self._recent: LRUCache[str, bytes] = LRUCache(RECENT_BLOCKS)
+        self._flights: SingleFlight[str, bytes] = SingleFlight()
+        self._closed = False
+
+    def read(self, source: BlockSource, index: int) -> bytes:
+        """The block. Errors of the layer."""
+        key = entry_key(source.key, index)
+        with self._lock:
+            block = self._recent.get(key)
+        if block is not None:
+            return block
+        try:
+            return self._flights.do(key, lambda: self._load(source, index, key))
+        except OSError as error:
+            if error.errno != errno.EBADF or source.is_closed:
+                raise
+            # It was fetched for another open file of the same content, which has been closed.
+            return self._load(source, index, key)
+
+    def ahead(self, source: BlockSource, indexes: Iterable[int]) -> None:
+        """Fetch blocks in the background. What fails is met by whoever needs it."""
+        with self._lock:
+            if not self._closed:
+                for index in indexes:
+                    self._pool.submit(self._read_ahead, source, index)
+
+    def stop(self) -> None:
+        """Start nothing any more."""
+        with self._lock:
+            self._closed = True
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def join(self) -> None:
+        """After stop(): wait for what is under way."""
+        self._pool.shutdown(wait=True)
+
+    def _load(self, source: BlockSource, index: int, key: str) -> bytes:
+        offset = index * BLOCK
+        size = min(BLOCK, source.size - offset)
+        block = self._store.read(key)
+        if block is None or len(block) != size:
+            block, is_ours = source.fetch(offset, size)
+            if not is_ours or len(block) != size:
+                return block
+            self._remember(key, block)
+            self._store.put(key, block)
+        else:
+            self._remember(key, block)
+        return block
+
+    def _remember(self, key: str, block: bytes) -> None:
+        with self._lock:
+            self._recent[key] = block
+
+    def _read_ahead(self, source: BlockSource, index: int) -> None:
+        key = entry_key(source.key, index)
+        with self._lock:
+            is_here = key in self._recent
+        if is_here or source.is_closed or self._closed or key in self._flights or key in self._store:
+            return
+        try:
+            self.read(source, index)
+        except OSError as error:
+            _log.debug("reading block %d ahead: %s", index, error)
+
+
+class Reader:
+    """How one open file is read: which blocks will be wanted next; thread-safe.
+
+    Reads that each start near the end of the one before are sequential; "near" is a block, for the kernel sends several
+    at once and they overtake each other. The window doubles with each block that is reached, and closes at a jump.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._last_block = (size - 1) // BLOCK
+        self._lock = threading.Lock()
+        self._expected = 0
+        self._run = 0
+        self._window = 0
+        self._reached = 0
+        self._scheduled = 0
+
+    def wanted(self, offset: int, size: int) -> range:
+        """Note a read, and tell the blocks to fetch ahead now."""
+        block = (offset + size - 1) // BLOCK
+        with self._lock:
+            if abs(offset - self._expected) > BLOCK:
+                self._run = self._window = 0
+                self._reached = self._scheduled = block
+            self._expected = offset + size
+            self._run += 1
+            if self._run >= _SEQUENTIAL_READS and (self._window == 0 or block > self._reached):
+                self._window = min(self._window * 2, MAX_WINDOW) if self._window else FIRST_WINDOW
+            self._reached = max(self._reached, block)
+            if not self._window:
+                return range(0)
+            first = max(self._scheduled, self._reached) + 1
+            self._scheduled = max(self._scheduled, min(self._reached + self._window, self._last_block))
+            return range(first, self._scheduled + 1)

@@ -1,0 +1,256 @@
+"""Open files whose content comes from the cache, and which open the file below only when they must."""
+
+from __future__ import annotations
+
+import abc
+import errno
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from netoverlay.backend_api.backend import Backend, BackendFile, Writable
+from netoverlay.backend_api.delegate import DelegatingFile
+from netoverlay.backend_api.errors import StaleHandleError, os_error
+from netoverlay.backend_api.types import Access, FileStat, LayerPath
+from netoverlay.backend_api.waiting import about_to_wait
+from netoverlay.cache.blocks import BLOCK, Blocks, Reader
+
+
+def version(stat: FileStat) -> tuple[int, int, int | None]:
+    """What tells one content of a file from the next."""
+    return stat.size, stat.mtime_ns, stat.file_id
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The file that an open file stands for."""
+
+    backend: Backend
+    path: LayerPath
+    stat: FileStat
+    """When it was opened."""
+    immutable: bool
+    """It never changes, so nobody needs to look."""
+
+
+class LazyFile(DelegatingFile):
+    """Opens the file below, for reading, at the first call that needs it, and never when none does.
+
+    What has its name by then is what is opened. Where the layer tells file ids, another file is ESTALE.
+    """
+
+    def __init__(self, origin: Origin) -> None:
+        # Without DelegatingFile.__init__, which would set `inner`.
+        self._origin = origin
+        self._opening = threading.Lock()
+        self._lock = threading.Lock()
+        self._opened: BackendFile | None = None
+        self._users = 0
+        self._closed = False
+
+    @property
+    def inner(self) -> BackendFile:
+        """The file below. EBADF after close()."""
+        with self.use() as file:
+            return file
+
+    @inner.setter
+    def inner(self, file: BackendFile) -> None:
+        self._opened = file
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closed
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            file = self._take_unused()
+        if file is not None:
+            file.close()
+
+    @contextmanager
+    def use(self) -> Iterator[BackendFile]:
+        """The file below, which close() leaves open until the end of the block."""
+        file = self._enter()
+        try:
+            yield file
+        finally:
+            with self._lock:
+                self._users -= 1
+                unused = self._take_unused() if self._closed else None
+            if unused is not None:
+                unused.close()
+
+    def _enter(self) -> BackendFile:
+        file = self._enter_opened()
+        if file is None:
+            about_to_wait()
+            with self._opening:
+                file = self._enter_opened()
+                if file is None:
+                    file = self._open()
+                    with self._lock:
+                        self._opened = file
+                        self._users += 1
+        return file
+
+    def _enter_opened(self) -> BackendFile | None:
+        with self._lock:
+            if self._closed:
+                raise os_error(errno.EBADF, self._origin.path)
+            if self._opened is not None:
+                self._users += 1
+            return self._opened
+
+    def _take_unused(self) -> BackendFile | None:
+        """The file below, to be closed, if nobody uses it."""
+        if self._users:
+            return None
+        file, self._opened = self._opened, None
+        return file
+
+    def _open(self) -> BackendFile:
+        origin = self._origin
+        file = origin.backend.open(origin.path, Access.READ)
+        if origin.immutable or origin.stat.file_id is None:
+            return file
+        try:
+            file_id = file.stat().file_id
+            if file_id != origin.stat.file_id:
+                raise StaleHandleError(f"{origin.path!r} is another file than the one that was opened")
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+
+class CachedFile(LazyFile, abc.ABC):
+    """Reads from the cache as long as the file is what it was when it was opened, then from the layer."""
+
+    def __init__(self, origin: Origin) -> None:
+        super().__init__(origin)
+        self._changed = False
+
+    @abc.abstractmethod
+    def read_cached(self, offset: int, buffer: memoryview) -> int:
+        """As read_into(), of the content that was opened."""
+
+    def read_into(self, offset: int, buffer: Writable) -> int:
+        if self._closed:
+            raise os_error(errno.EBADF, self._origin.path)
+        if self._has_changed():
+            return self.inner.read_into(offset, buffer)
+        view = memoryview(buffer)[: max(self._origin.stat.size - offset, 0)]
+        return self.read_cached(offset, view) if view else 0
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        buffer = bytearray(size)
+        return bytes(memoryview(buffer)[: self.read_into(offset, buffer)])
+
+    def stat(self) -> FileStat:
+        if self._has_changed():
+            return self.inner.stat()
+        return self._origin.stat
+
+    def _has_changed(self) -> bool:
+        """Whether the file was seen to change. One that was removed is still what it was."""
+        origin = self._origin
+        if origin.immutable or self._changed:
+            return self._changed
+        try:
+            now = origin.backend.stat(origin.path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        if version(now) != version(origin.stat) and now.file_id == origin.stat.file_id:
+            self._changed = True
+        return self._changed
+
+
+class WholeFile(CachedFile):
+    """A small file: a descriptor of the store's entry, or the bytes where the store cannot be used."""
+
+    def __init__(self, origin: Origin, content: int | bytes) -> None:
+        """`content`: a descriptor, which this closes, or the bytes."""
+        super().__init__(origin)
+        self._descriptor = content if isinstance(content, int) else None
+        self._data = content if isinstance(content, bytes) else b""
+        self._readers = 0
+
+    def read_cached(self, offset: int, buffer: memoryview) -> int:
+        descriptor = self._borrow()
+        try:
+            if descriptor is None:
+                data = memoryview(self._data)[offset : offset + len(buffer)]
+                buffer[: len(data)] = data
+                return len(data)
+            done = 0
+            while done < len(buffer) and (count := os.preadv(descriptor, [buffer[done:]], offset + done)):
+                done += count
+            return done
+        finally:
+            self._give_back()
+
+    def fileno(self) -> int | None:
+        return self._descriptor if self._origin.immutable else None
+
+    def close(self) -> None:
+        super().close()
+        with self._lock:
+            self._release()
+
+    def _borrow(self) -> int | None:
+        with self._lock:
+            if self._closed:
+                raise os_error(errno.EBADF, self._origin.path)
+            self._readers += 1
+            return self._descriptor
+
+    def _give_back(self) -> None:
+        with self._lock:
+            self._readers -= 1
+            if self._closed:
+                self._release()
+
+    def _release(self) -> None:
+        """Close the descriptor once nobody reads: its number could be another file's at once."""
+        if self._descriptor is not None and not self._readers:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+class BlockFile(CachedFile):
+    """A large file, block by block."""
+
+    def __init__(self, origin: Origin, key: str, blocks: Blocks) -> None:
+        super().__init__(origin)
+        self.key = key
+        self._blocks = blocks
+        self._reader = Reader(origin.stat.size)
+
+    @property
+    def size(self) -> int:
+        return self._origin.stat.size
+
+    def read_cached(self, offset: int, buffer: memoryview) -> int:
+        self._blocks.ahead(self, self._reader.wanted(offset, len(buffer)))
+        done = 0
+        while done < len(buffer):
+            index, start = divmod(offset + done, BLOCK)
+            piece = memoryview(self._blocks.read(self, index))[start : start + len(buffer) - done]
+            if not piece:
+                break
+            buffer[done : done + len(piece)] = piece
+            done += len(piece)
+        return done
+
+    def fetch(self, offset: int, size: int) -> tuple[bytes, bool]:
+        """As BlockSource.fetch()."""
+        with self.use() as file:
+            data = file.read_at(offset, size)
+            is_ours = self._origin.immutable or version(file.stat()) == version(self._origin.stat)
+        if not is_ours:
+            self._changed = True
+        return data, is_ours

@@ -1,0 +1,104 @@
+"""Real mounts for tests: a profile written, mounted by the command in a process of its own, and always unmounted."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+COMMAND = (sys.executable, "-m", "netoverlay")
+UNEXPECTED = re.compile(r"^.* (WARNING|ERROR|CRITICAL) .*$", re.MULTILINE)
+
+
+def run(*command: str | Path, cwd: Path | None = None, check: bool = True, **environment: str) -> str:
+    """What `command` printed; its failure is the test's."""
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env={**os.environ, **environment},
+        timeout=100,
+    )
+    output = done.stdout.decode(errors="surrogateescape") + done.stderr.decode(errors="surrogateescape")
+    if check and done.returncode:
+        raise AssertionError(f"{' '.join(map(str, command))}: status {done.returncode}\n{output}")
+    return output
+
+
+def layer_table(url: str, server_keys: Sequence[str] = (), *, immutable: bool = True) -> str:
+    lines = ["[[lower]]", f'url = "{url}"', f"immutable = {str(immutable).lower()}", *server_keys]
+    return "\n".join(lines) + "\n"
+
+
+class OverlayMount:
+    """A profile, mounted. Its log must hold nothing that nobody expects."""
+
+    def __init__(
+        self,
+        directory: Path,
+        lowers: str,
+        *,
+        upper: Path | None = None,
+        prefix: Sequence[str] = (),
+        unmount_prefix: Sequence[str] | None = None,
+        more: str = "",
+    ) -> None:
+        """`lowers`: the `[[lower]]` tables. `upper`: default a new directory of `directory`. `prefix`: to run it as."""
+        self.directory = directory
+        self.path = directory / "mnt"
+        self.upper = upper or directory / "upper"
+        self.log = directory / "log"
+        self.profile = directory / "profile.toml"
+        self._prefix = list(prefix)
+        self._unmount_prefix = list(prefix if unmount_prefix is None else unmount_prefix)
+        for made in (self.path, self.upper):
+            made.mkdir(parents=True, exist_ok=True)
+        tables = f'[upper]\nurl = "{self.upper}"\n[cache]\ndirectory = "{directory}/cache"\n'
+        self.profile.write_text(f"{more}\n{lowers}\n{tables}")
+
+    def mount(self) -> None:
+        run(*self._prefix, *COMMAND, "mount", self.profile, self.path, "--log-file", self.log)
+
+    def unmount(self) -> None:
+        """Unmount, and see that the daemon has nothing to complain of."""
+        run(*self._unmount_prefix, *COMMAND, "umount", self.path)
+        log = self.log.read_text()
+        assert not UNEXPECTED.search(log), log
+
+    def remount(self) -> None:
+        self.unmount()
+        self.mount()
+
+    def daemon(self) -> int:
+        """The process that serves it."""
+        status = run(*self._prefix, *COMMAND, "status", "--json", self.path)
+        return int(re.search(r'"pid": (\d+)', status)[1])  # type: ignore[index]
+
+    def __enter__(self) -> Self:
+        self.mount()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.unmount()
+            return
+        run(*self._unmount_prefix, *COMMAND, "umount", "--lazy", self.path, check=False)
+
+
+def wait_for_end(pid: int, seconds: float = 20.0) -> None:
+    """Return once the process, which is no child of ours, is gone."""
+    give_up_at = time.monotonic() + seconds
+    while Path(f"/proc/{pid}").exists():
+        if time.monotonic() > give_up_at:
+            raise AssertionError(f"process {pid} still runs")
+        time.sleep(0.02)
