@@ -72,7 +72,7 @@ def mount(profile: str, mountpoint: Path | None, foreground: bool, log_file: Pat
     if target is None:
         message = f"{settings.file} names no mountpoint; give one after the profile"
         raise click.UsageError(message, click.get_current_context())
-    target = checked_mountpoint(settings, target)
+    target = checked_mountpoint(settings, target, log_file)
     logs.configure(log_level, file=log_file, foreground=foreground)
     on_ready = _nothing
     if not foreground:

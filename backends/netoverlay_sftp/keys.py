@@ -62,7 +62,7 @@ class KeyRing:
     """Finds the candidates for a host. Keys whose passphrase was asked for stay, so that it is asked for once."""
 
     deadline: float
-    _unlocked: dict[Path, str] = field(default_factory=dict, repr=False)
+    _unlocked: dict[Path, bytes] = field(default_factory=dict, repr=False)
 
     def candidates(self, settings: HostSettings, agent: SocketAgent | None, notes: list[str]) -> Iterator[Candidate]:
         """In ssh's order: the agent's keys that the settings name, its others, then files. `notes` tells what was
@@ -96,11 +96,11 @@ class KeyRing:
 
     def _load(self, path: Path) -> paramiko.PKey:
         try:
-            return paramiko.PKey.from_path(path, self._unlocked.get(path))
+            return _read_key(path, self._unlocked.get(path))
         except (TypeError, paramiko.PasswordRequiredException):  # how cryptography and paramiko say "encrypted"
             passphrase = _ask_passphrase(path)
         try:
-            key = paramiko.PKey.from_path(path, passphrase)
+            key = _read_key(path, passphrase)
         except (ValueError, paramiko.SSHException):
             raise _PassphraseError("wrong passphrase") from None
         self._unlocked[path] = passphrase
@@ -111,7 +111,12 @@ class _PassphraseError(Exception):
     """An encrypted key stays locked."""
 
 
-def _ask_passphrase(path: Path) -> str:
+def _read_key(path: Path, passphrase: bytes | None) -> paramiko.PKey:
+    # It hands the passphrase on to cryptography, which takes bytes only, whatever the annotation says.
+    return paramiko.PKey.from_path(path, passphrase)  # type: ignore[arg-type]  # see above
+
+
+def _ask_passphrase(path: Path) -> bytes:
     try:
         terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
     except OSError:
@@ -119,7 +124,7 @@ def _ask_passphrase(path: Path) -> str:
             "encrypted, and there is no terminal to ask for its passphrase: put it into an agent (ssh-add)"
         ) from None
     os.close(terminal)
-    return getpass.getpass(f"Passphrase for {path}: ")
+    return getpass.getpass(f"Passphrase for {path}: ").encode()
 
 
 def _name(key: paramiko.PKey) -> str:

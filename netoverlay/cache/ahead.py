@@ -16,7 +16,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from cachetools import LRUCache
 
@@ -29,6 +29,12 @@ _MAX_STACK = 16_384
 _MAX_PARENTS = 4096
 
 _log = logging.getLogger(__name__)
+
+
+def log_failure(future: Future[None]) -> None:
+    """Tell of an error in our own work, which nobody else would see."""
+    if not future.cancelled() and future.exception() is not None:
+        _log.error("a fetch ahead has failed", exc_info=future.exception())
 
 
 class Ahead:
@@ -84,7 +90,7 @@ class Ahead:
         while self._stack and self._credits > 0 and self._in_flight < self._workers and not self._closed:
             self._credits -= 1
             self._in_flight += 1
-            self._pool.submit(self._run, self._stack.pop())
+            self._pool.submit(self._run, self._stack.pop()).add_done_callback(log_failure)
 
     def _run(self, path: LayerPath) -> None:
         following: list[LayerPath] = []

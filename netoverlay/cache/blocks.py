@@ -11,6 +11,7 @@ from typing import Protocol
 
 from cachetools import LRUCache
 
+from netoverlay.cache.ahead import log_failure
 from netoverlay.cache.disk_store import DiskStore, entry_key
 from netoverlay.cache.single_flight import SingleFlight
 
@@ -76,7 +77,7 @@ class Blocks:
         with self._lock:
             if not self._closed:
                 for index in indexes:
-                    self._pool.submit(self._read_ahead, source, index)
+                    self._pool.submit(self._read_ahead, source, index).add_done_callback(log_failure)
 
     def stop(self) -> None:
         """Start nothing any more."""

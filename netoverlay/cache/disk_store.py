@@ -88,6 +88,11 @@ class DiskStore:
         except OSError as error:
             self._warn(error)
 
+    @property
+    def is_writable(self) -> bool:
+        """Whether put() has a chance now."""
+        return self._root is not None and time.monotonic() >= self._resume
+
     def close(self) -> None:
         """Release the directory; nothing is found or kept any more."""
         self._root = None
@@ -140,7 +145,7 @@ class DiskStore:
     def put(self, key: str, data: bytes | memoryview) -> bool:
         """Keep `data` (at most MAX_ENTRY bytes); False if that is not possible."""
         root = self._root
-        if root is None or time.monotonic() < self._resume or len(data) > MAX_ENTRY:
+        if root is None or not self.is_writable or len(data) > MAX_ENTRY:
             return False
         incoming = f"{_INCOMING}/{os.getpid()}-{next(self._names)}"
         try:

@@ -13,6 +13,7 @@ class ConfigError(Exception):
 
     def __init__(self, file: Path, key: str, problem: str) -> None:
         """`key` is written as in `lower[0].immutable`; "" if the whole file is meant."""
-        super().__init__(": ".join(part for part in (str(file), key, " ".join(problem.split())) if part))
         self.file = file
         self.key = key
+        self.problem = " ".join(problem.split())
+        super().__init__(": ".join(part for part in (str(file), key, self.problem) if part))

@@ -19,7 +19,7 @@ from netoverlay.status.control_client import DaemonError, ask, ask_all, daemon_p
 from netoverlay.status.control_server import ControlServer
 from netoverlay.status.snapshot import StatusSnapshot
 from netoverlay.status.sockets import open_directory, socket_name
-from tests.status.conftest import make_snapshot
+from tests.status.examples import make_snapshot
 
 MOUNTPOINT = "/mnt/dev"
 UID = os.geteuid()

@@ -14,7 +14,7 @@ from netoverlay.status.control_server import ControlServer
 from netoverlay.status.overview import MountReport, overview_json, report_all, report_one
 from netoverlay.status.rendering import in_units, print_layer_reports, print_mounts
 from netoverlay.status.snapshot import LayerReport
-from tests.status.conftest import make_snapshot
+from tests.status.examples import make_snapshot
 
 MINE, OTHERS = os.geteuid(), os.geteuid() + 1
 LINE = "{id} 29 0:{minor} / {mountpoint} rw,nosuid - {type} dev rw,user_id={user},group_id=0,default_permissions\n"
