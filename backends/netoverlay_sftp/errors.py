@@ -5,12 +5,16 @@ from __future__ import annotations
 import errno
 import socket
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import paramiko
+from paramiko.ber import BERException
 from paramiko.buffered_pipe import PipeTimeout
 from paramiko.hostkeys import InvalidHostKey
 from paramiko.packet import NeedRekeyException
 from paramiko.pkey import UnknownKeyType
+from paramiko.sftp import SFTPError
 from paramiko.ssh_exception import IncompatiblePeer
 
 from netoverlay.backend_api import LayerSetupError, NotSupportedError, UnavailableError, os_error
@@ -58,6 +62,7 @@ _SETUP_ERRORS: tuple[type[Exception], ...] = (
     paramiko.ConfigParseError,
     IncompatiblePeer,
     paramiko.ProxyCommandFailure,
+    BERException,
     InvalidHostKey,
     UnknownKeyType,
 )
@@ -66,6 +71,7 @@ _CONNECTION_ERRORS: tuple[type[Exception], ...] = (
     paramiko.SSHException,
     NeedRekeyException,
     PipeTimeout,
+    SFTPError,
     ProtocolError,
     EOFError,
     OSError,
@@ -80,6 +86,18 @@ def describe(error: BaseException) -> str:
     if isinstance(error, EOFError) and not str(error):
         return "the server closed the connection"
     return f"the connection was lost: {error.strerror if isinstance(error, OSError) and error.strerror else error}"
+
+
+@contextmanager
+def peer_errors() -> Iterator[None]:
+    """Around calls of paramiko that raise what its own thread met: what a malformed packet causes there, which may be a
+    ValueError, a struct.error or cryptography's InvalidTag, becomes an SSHException."""
+    try:
+        yield
+    except (*_SETUP_ERRORS, *_CONNECTION_ERRORS):
+        raise
+    except Exception as error:
+        raise paramiko.SSHException(f"the server sent what makes no sense ({type(error).__name__}: {error})") from error
 
 
 def connection_error(error: Exception, server: str) -> OSError:

@@ -65,6 +65,8 @@ class OpenFile:
     handle: ServerHandle | None = None
     users: int = 0
     closed: bool = False
+    written: bool = False
+    """Changed through its handle, so that closing that one may tell of an error."""
     failure: OSError | None = None
     """Of a close that nobody has seen yet."""
     reopening: threading.Lock = field(default_factory=threading.Lock)
@@ -122,6 +124,7 @@ class HandleTable:
     def note_change(self, file: OpenFile) -> None:
         """`file` is being changed through its handle."""
         with self._lock:
+            file.written = True
             if file.path is not None:
                 self._places[file.path].changed = True
 
@@ -238,7 +241,7 @@ class HandleTable:
             self._close_handle(victim, handle)
 
     def _close_handle(self, file: OpenFile, handle: ServerHandle) -> None:
-        if OpenFlags.WRITE not in file.flags:
+        if not file.written:
             handle.channel.forget_handle(handle.raw)
             return
         try:

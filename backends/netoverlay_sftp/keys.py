@@ -88,7 +88,11 @@ class KeyRing:
         except _PassphraseError as error:
             notes.append(f"{path}: {error}")
         except (OSError, ValueError, paramiko.SSHException, UnknownKeyType, UnsupportedAlgorithm) as error:
-            reason = error.strerror if isinstance(error, OSError) else "no private key that can be used here"
+            reason = (
+                error.strerror
+                if isinstance(error, OSError)
+                else 'no private key that can be used here (FIDO keys need transport = "ssh")'
+            )
             notes.append(f"{path}: {reason}")
         else:
             key.public_blob = None  # from_path() may have found a certificate; those are tried first, below

@@ -9,7 +9,7 @@ import paramiko
 
 from netoverlay.backend_api import LayerSetupError, LayerUrl, UnavailableError
 from netoverlay_sftp import host_keys
-from netoverlay_sftp.errors import connection_error
+from netoverlay_sftp.errors import connection_error, peer_errors
 from netoverlay_sftp.keys import KeyRing, SocketAgent
 from netoverlay_sftp.options import SftpOptions
 from netoverlay_sftp.paramiko_stream import LOG_CHANNEL, Duplex, ParamikoConnection, WatchedSocket, open_transport
@@ -75,7 +75,8 @@ class Login:
             return _connect(hop, expires_at)
         timeout = max(0.1, expires_at - time.monotonic())
         address = (hop.host_name, hop.port)
-        return through.open_channel("direct-tcpip", address, ("127.0.0.1", 0), timeout=timeout)
+        with peer_errors():
+            return through.open_channel("direct-tcpip", address, ("127.0.0.1", 0), timeout=timeout)
 
     def _start(self, hop: HostSettings, transport: paramiko.Transport, expires_at: float) -> None:
         """Exchange keys, and see whether the host is the right one."""
@@ -87,7 +88,8 @@ class Login:
         security = transport.get_security_options()
         security.ciphers = _CIPHERS
         security.key_types = host_keys.preferred_algorithms(known, security.key_types)
-        transport.start_client(timeout=remaining)
+        with peer_errors():
+            transport.start_client(timeout=remaining)
         if not transport.initial_kex_done:  # start_client() returns after its timeout as if all were well
             raise TimeoutError
         host_keys.check_host_key(hop, known, transport.get_remote_server_key())
@@ -101,7 +103,8 @@ class Login:
             for candidate in self._keys.candidates(hop, agent, notes):
                 tried.append(candidate.description)
                 try:
-                    allowed = transport.auth_publickey(hop.user, candidate.key)
+                    with peer_errors():
+                        allowed = transport.auth_publickey(hop.user, candidate.key)
                 except paramiko.BadAuthenticationType as error:
                     allowed = error.allowed_types
                 except paramiko.AuthenticationException as error:

@@ -98,11 +98,11 @@ class Multiplexer:
             frame = self._peek_until(4 + length, expires_at)
             self.version, self.extensions = protocol.unpack_version(bytes(frame[5 : 4 + length]))
             self._unparsed = self._unparsed[4 + length :]
-        except BaseException as error:
-            self.fail(describe(error))
+            if self.version != protocol.PROTOCOL_VERSION:
+                raise ProtocolError(f"it speaks version {self.version} of SFTP, not {protocol.PROTOCOL_VERSION}")
+        except BaseException:
+            self._stream.close()  # the connection may do for others
             raise
-        if self.version != protocol.PROTOCOL_VERSION:
-            raise ProtocolError(f"it speaks version {self.version} of SFTP, not {protocol.PROTOCOL_VERSION}")
 
     def submit(
         self, packet: PacketType, body: bytes, *, tail: Readable | None = None, buffer: memoryview | None = None

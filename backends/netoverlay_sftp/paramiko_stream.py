@@ -20,7 +20,7 @@ from paramiko.buffered_pipe import BufferedPipe, PipeTimeout
 from paramiko.common import cMSG_GLOBAL_REQUEST
 
 from netoverlay.backend_api import LayerSetupError, Readable
-from netoverlay_sftp.errors import connection_error
+from netoverlay_sftp.errors import connection_error, peer_errors
 from netoverlay_sftp.streams import TICK_SECONDS, ByteStream, Liveness, SshConnection, set_timeout
 
 WINDOW_BYTES = 64 << 20
@@ -102,10 +102,13 @@ class WatchedSocket:
     def close(self) -> None:
         """Also wakes the thread that is in recv(), which close(2) alone does not."""
         self._closed = True
-        if isinstance(self._inner, socket.socket):
-            with suppress(OSError):  # the server may have been faster
+        with suppress(OSError, EOFError, paramiko.SSHException):  # the other side, or the host between, was faster
+            if isinstance(self._inner, socket.socket):
                 self._inner.shutdown(socket.SHUT_RDWR)
-        self._inner.close()
+            else:
+                self._inner.close()
+        if isinstance(self._inner, socket.socket):
+            self._inner.close()
 
 
 def open_transport(wire: WatchedSocket) -> paramiko.Transport:
@@ -195,6 +198,10 @@ class ParamikoStream(ByteStream):
     def probe(self) -> None:
         self._connection.probe()
 
+    def close(self) -> None:
+        self._pipe.close()
+        self._channel.close()
+
     def abort(self) -> None:
         self._connection.abort()
         self._pipe.close()
@@ -219,20 +226,17 @@ class ParamikoConnection(SshConnection):
 
     def open_stream(self) -> ByteStream:
         try:
-            with close_after(self._deadline, self._transport):
+            with close_after(self._deadline, self._transport), peer_errors():
                 channel = self._transport.open_session(WINDOW_BYTES, MAX_PACKET_BYTES, timeout=self._deadline)
                 channel.settimeout(self._deadline)
                 stream = ParamikoStream(self._liveness, channel, self)
-                try:
-                    channel.invoke_subsystem("sftp")
-                except paramiko.SSHException as error:
-                    if not self._transport.is_active():
-                        raise
-                    raise LayerSetupError(
-                        f"{self.server}: the server refuses SFTP ({error}): the account or the server must allow the "
-                        "subsystem sftp (sshd_config: Subsystem sftp internal-sftp)"
-                    ) from error
+                channel.invoke_subsystem("sftp")
         except Exception as error:
+            if isinstance(error, paramiko.SSHException) and self._transport.is_active():
+                raise LayerSetupError(
+                    f"{self.server}: the server refuses SFTP ({error}): the account or the server must allow the "
+                    "subsystem sftp (sshd_config: Subsystem sftp internal-sftp)"
+                ) from error
             raise connection_error(error, self.server) from error
         return stream
 

@@ -111,7 +111,7 @@ def _load(options: SftpOptions) -> paramiko.SSHConfig:
             raise LayerSetupError(f"{path}: {error.strerror}: correct ssh_config or the file's mode") from error
     try:
         return paramiko.SSHConfig.from_text(text)
-    except paramiko.ConfigParseError as error:
+    except (paramiko.ConfigParseError, ValueError) as error:
         raise LayerSetupError(f"{' or '.join(map(str, files))}: {error}") from error
 
 
@@ -135,7 +135,7 @@ def host_settings(host: str, user: str | None, port: int | None, options: SftpOp
     return HostSettings(
         alias=host,
         host_name=found["hostname"],
-        port=port or int(found.get("port", DEFAULT_PORT)),
+        port=port or _port(host, found.get("port", str(DEFAULT_PORT))),
         user=user or found.get("user") or getpass.getuser(),
         identity_files=tuple(_paths(list(identities or _DEFAULT_IDENTITIES))),
         identities_only=options.identity_file is not None or found.get("identitiesonly", "no") == "yes",
@@ -148,6 +148,12 @@ def host_settings(host: str, user: str | None, port: int | None, options: SftpOp
         address_family=found.get("addressfamily", "any").lower(),
         other_logins=tuple(name for key, name in _OTHER_LOGINS.items() if found.get(key) not in (None, "no", "none")),
     )
+
+
+def _port(host: str, value: str) -> int:
+    if not value.isdigit() or not 0 < int(value) < 1 << 16:
+        raise LayerSetupError(f"{host}: ssh_config: Port {value!r} is no number from 1 to 65535")
+    return int(value)
 
 
 def _files(value: str | None, default: tuple[str, ...]) -> list[str]:

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from select import POLLIN, poll
 
 from netoverlay.backend_api import LayerSetupError, LayerUrl, Readable, UnavailableError
@@ -45,9 +46,16 @@ _UNAVAILABLE_MESSAGES = (
 class OpenSshStream(ByteStream):
     """The standard input and output of an ssh process that runs the SFTP subsystem."""
 
-    def __init__(self, liveness: Liveness, connected: socket.socket, connection: OpenSshConnection) -> None:
+    def __init__(
+        self,
+        liveness: Liveness,
+        connected: socket.socket,
+        process: subprocess.Popen[bytes],
+        connection: OpenSshConnection,
+    ) -> None:
         super().__init__(liveness, connection.server)
         self._socket = connected
+        self._process = process
         self._connection = connection
         self._buffer = memoryview(bytearray(_RECEIVE_BYTES))
         self._poll = poll()
@@ -80,6 +88,10 @@ class OpenSshStream(ByteStream):
 
     def probe(self) -> None:
         """Not needed: ssh asks by itself (ServerAliveInterval), and ends when it hears nothing."""
+
+    def close(self) -> None:
+        _shut_down(self._socket)
+        self._process.kill()
 
     def abort(self) -> None:
         self._connection.abort()
@@ -155,12 +167,11 @@ class OpenSshConnection(SshConnection):
         self._sockets.append(ours)
         if self._aborted:
             self.abort()
-        return OpenSshStream(self._liveness, ours, self)
+        return OpenSshStream(self._liveness, ours, process, self)
 
     def refusal(self, error: Exception) -> OSError:
-        self.abort()
-        for process in self._processes:
-            process.wait()
+        self._processes[-1].kill()
+        self._processes[-1].wait()
         said = self._last_message()
         message = f"{self.server}: ssh says: {said}" if said else f"{self.server}: {describe(error)}"
         if not said or any(phrase in said.lower() for phrase in _UNAVAILABLE_MESSAGES):
@@ -176,10 +187,7 @@ class OpenSshConnection(SshConnection):
     def abort(self) -> None:
         self._aborted = True
         for connected in list(self._sockets):
-            try:
-                connected.shutdown(socket.SHUT_RDWR)
-            except OSError:  # the process has closed its end already: what was wanted
-                continue
+            _shut_down(connected)
         for process in list(self._processes):
             process.kill()
 
@@ -191,6 +199,11 @@ class OpenSshConnection(SshConnection):
             connected.close()
         self._messages.close()
         shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def _shut_down(connected: socket.socket) -> None:
+    with suppress(OSError):  # the process may have closed its end already
+        connected.shutdown(socket.SHUT_RDWR)
 
 
 def _quoted(path: os.PathLike[str]) -> str:

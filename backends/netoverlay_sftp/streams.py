@@ -61,6 +61,10 @@ class ByteStream(abc.ABC):
         """Ask the server for a sign of life, if the transport can; the answer shows in `liveness`."""
 
     @abc.abstractmethod
+    def close(self) -> None:
+        """End this stream alone. Never waits for the server."""
+
+    @abc.abstractmethod
     def abort(self) -> None:
         """Break the whole connection: threads that wait in other methods return or raise. Never waits itself."""
 

@@ -6,7 +6,8 @@ A tree is walked one directory after the other, so over a network a walk costs o
   scattered demands cost few fetches). The parent's other children are put on a stack, nearest first, and START_CREDITS
   fetches are granted. What a fetch finds to follow goes on the stack too, so the order is that of a walk in depth.
 - Each fetch spends a credit; each fetched item that is used earns USE_EARNS, up to MAX_CREDITS. A walk that goes on
-  doubles what is in flight until all workers are busy; one that ends costs what was granted last and no more.
+  doubles what is in flight until all workers are busy; one that ends costs what was granted last and no more. While
+  there are earned credits left a walk counts as going on, and the first wait below a new parent is enough.
 - Any failure ends it: whoever needs the item meets the error himself.
 """
 
@@ -58,7 +59,7 @@ class Ahead:
         """A child of `parent` had to be waited for; `children()` are those that can be fetched."""
         with self._lock:
             count = self._demands[parent] = self._demands.get(parent, 0) + 1
-            is_walk = count >= 2 and count & (count - 1) == 0
+            is_walk = count & (count - 1) == 0 and (count >= 2 or self._credits > START_CREDITS)
         if is_walk:
             wanted = list(children())
             with self._lock:

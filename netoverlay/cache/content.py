@@ -42,7 +42,7 @@ from netoverlay.cache.single_flight import SingleFlight
 WHOLE_FILE = MAX_ENTRY
 AHEAD_FILE = 256 << 10
 """Bytes of the largest file that is fetched ahead of its being opened."""
-DEFAULT_AHEAD = 16
+DEFAULT_AHEAD = 32
 YOUNG_SECONDS = 3.0
 """Age from which on a change of a file shows in its modification time, also where that has whole seconds."""
 _MAX_FETCHED_AHEAD = 4096

@@ -23,6 +23,7 @@ from netoverlay.backend_api.waiting import about_to_wait
 from netoverlay.overlay.copy_up import CopyUp
 from netoverlay.overlay.handles import FileHandle
 from netoverlay.overlay.inodes import FileInode
+from netoverlay.overlay.layers import FOR_EVER_NS
 from netoverlay.overlay.tree import Tree
 
 
@@ -46,8 +47,9 @@ class Files:
         try:
             if truncate:
                 self.truncate(inode, 0, clear_set_ids=clear_set_ids)
-            with inode.copy_up_lock:
-                self._back_locked(inode, writable=access.writes and inode.in_upper)
+            if not self._is_settled(inode):
+                with inode.copy_up_lock:
+                    self._back_locked(inode, writable=access.writes and inode.in_upper)
             handle = FileHandle(inode, access)
         except BaseException:
             self._released(inode)
@@ -139,11 +141,23 @@ class Files:
             raise os_error(errno.EROFS)
         return self._copy_up
 
+    def _is_settled(self, inode: FileInode) -> bool:
+        """Whether the file can be opened in its layer as well later, when the first page of it is missing.
+
+        What the kernel has cached of a file that never changes is then read without asking its layer for anything.
+        """
+        return not inode.in_upper and inode.lower_place().layer.ttl_ns == FOR_EVER_NS
+
     def _file(self, inode: FileInode) -> BackendFile:
         """What an open inode's data is read through. Valid while a handle is open."""
-        if inode.file is None:
+        file = inode.file
+        if file is None:
+            with inode.copy_up_lock:
+                self._back_locked(inode, writable=False)
+                file = inode.file
+        if file is None:
             raise os_error(errno.EBADF)
-        return inode.file
+        return file
 
     def _writable_file(self, inode: FileInode, size: int | None = None) -> BackendFile:
         """The inode's file, open for writing, in the upper; copied up, at most `size` bytes, if it was not.

@@ -81,6 +81,8 @@ class Renamer:
             raise os_error(errno.EINVAL)
         if target is not None:
             _check_types(source, target)
+        if isinstance(target, DirectoryInode) and _is_ancestor(target, old.directory):
+            raise os_error(errno.ENOTEMPTY)
         self._copy_up.directory(old.directory)
         self._copy_up.directory(new.directory)
         self._copy_up.inode(source)

@@ -4,7 +4,8 @@
 
     class TestMyBackend(BackendSuite):
         @pytest.fixture(scope="class")
-        def new_backend(self, my_server):
+        @classmethod
+        def new_backend(cls, my_server):
             return lambda: MyBackend(my_server.url, deadline=10.0)
 
 `new_backend` makes backends that are not connected yet, all of one root that can be written to; the suite works in
@@ -29,3 +30,36 @@ from netoverlay.testing.suite.names import ListingSuite, NamesSuite, RootSuite
 from netoverlay.testing.suite.read_only import BackendReadOnlySuite
 from netoverlay.testing.suite.renames import RenameFlagSuite, RenameSuite
 from netoverlay.testing.suite.storage import AllocateSuite, CopySuite, HoleSuite, LockSuite, SpaceSuite
+
+__all__ = ["BackendFailureSuite", "BackendReadOnlySuite", "BackendSuite", "FailingServer", "SuiteBase"]
+
+
+class BackendSuite(
+    NamesSuite,
+    ListingSuite,
+    RootSuite,
+    OpenSuite,
+    ContentSuite,
+    OpenFileSuite,
+    DirectorySuite,
+    RenameSuite,
+    RenameFlagSuite,
+    SymlinkSuite,
+    HardLinkSuite,
+    SpecialFileSuite,
+    ModeSuite,
+    OwnerSuite,
+    TimeSuite,
+    IdentitySuite,
+    XattrSuite,
+    HoleSuite,
+    AllocateSuite,
+    CopySuite,
+    LockSuite,
+    SpaceSuite,
+    ClaimSuite,
+    ThreadSuite,
+    RaceSuite,
+    ManyFilesSuite,
+):
+    """Everything that a writable backend must do."""

@@ -55,6 +55,7 @@ class Operation(enum.Enum):
     SET_XATTR = "set_xattr"
     REMOVE_XATTR = "remove_xattr"
     SYNC = "sync"
+    SYNC_DIRECTORY = "sync_directory"
     FILE_READ = "file_read"
     FILE_STAT = "file_stat"
     FILE_CLOSE = "file_close"
@@ -152,6 +153,9 @@ class InterceptingBackend(DelegatingBackend, abc.ABC):
 
     def sync(self) -> None:
         self.around(Operation.SYNC, self.inner.sync)
+
+    def sync_directory(self, path: LayerPath) -> None:
+        self.around(Operation.SYNC_DIRECTORY, self.inner.sync_directory, path)
 
 
 class InterceptingFile(DelegatingFile):

@@ -15,7 +15,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from tenacity import Retrying, retry_if_exception, stop_before_delay, stop_when_event_set, wait_exponential_jitter
+from tenacity import (
+    Retrying,
+    retry_if_exception,
+    stop_before_delay,
+    stop_when_event_set,
+    wait_exponential,
+    wait_random,
+)
 
 from netoverlay.backend_api.backend import Backend, BackendFile
 from netoverlay.backend_api.errors import UnavailableError
@@ -215,7 +222,7 @@ class RetryingBackend(InterceptingBackend):
         return Retrying(
             retry=retry_if_exception(_may_pass),
             stop=stop_before_delay(left) | stop_when_event_set(self._closing),
-            wait=wait_exponential_jitter(initial=FIRST_WAIT, max=MAX_WAIT, jitter=FIRST_WAIT),
+            wait=wait_exponential(multiplier=FIRST_WAIT, max=MAX_WAIT) + wait_random(0, FIRST_WAIT),
             sleep=self._sleep,
             reraise=True,
         )(again)

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -395,10 +396,19 @@ def test_a_proxy_command_is_for_ssh(server, jump, tmp_path):
     login(f"sftp://inner{tmp_path}", ssh_config=settings, transport="ssh")
 
 
-@pytest.mark.parametrize("text", ["Host\nthis is = no; configuration\n???\n", "Match\n"])
+@pytest.mark.parametrize(
+    "text", ["Host\nthis is = no; configuration\n???\n", "Match\n", 'Host "a\n', 'Match host "a\n']
+)
 def test_a_damaged_configuration_is_named(tmp_path, text):
     settings = config(tmp_path, text)
     assert str(settings) in refusal(f"sftp://host{tmp_path}", ssh_config=settings)
+
+
+@pytest.mark.parametrize(
+    "text", ["Port x", "Port 0", "Port 70000", "ProxyJump host:x", "ProxyJump :22", 'CertificateFile "x']
+)
+def test_a_wrong_value_in_the_configuration_is_named(tmp_path, text):
+    assert "ssh_config" in refusal(f"sftp://host{tmp_path}", ssh_config=config(tmp_path, text + "\n"))
 
 
 def test_a_configuration_that_is_missing_is_named(tmp_path):
@@ -430,6 +440,32 @@ def test_a_host_that_says_nothing(server, tmp_path, transport):
         port = silent.getsockname()[1]
         said = refusal(server.url(tmp_path, port=port), UnavailableError, deadline=1.0, transport=transport)
     assert "127.0.0.1" in said
+
+
+GARBAGE = {
+    "nothing more": b"",
+    "zeros": bytes(4096),
+    "a long packet": b"\xff" * 4096,
+    "a key exchange without algorithms": bytes([0, 0, 0, 76, 10, 20]) + bytes(70),
+    "no banner": b"HTTP/1.1 400 Bad Request\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_server_that_talks_nonsense(server, tmp_path, transport, garbage):
+    def talk() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall((b"" if garbage == "no banner" else b"SSH-2.0-x\r\n") + GARBAGE[garbage])
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        talking = threading.Thread(target=talk)
+        talking.start()
+        url = server.url(tmp_path, port=listener.getsockname()[1])
+        with pytest.raises((UnavailableError, LayerSetupError)):
+            login(url, 5.0, transport=transport)
+        talking.join()
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

@@ -56,6 +56,9 @@ class SocketStream(ByteStream):
     def probe(self):
         self.probes += 1
 
+    def close(self):
+        self.abort()
+
     def abort(self):
         with suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)

@@ -12,7 +12,11 @@ from pathlib import Path
 
 import pytest
 
-FORK = "import json, os, signal, sys, time\nfrom netoverlay.background import continue_in_child\nready = continue_in_child()\n"
+FORK = """
+import json, os, signal, sys, time
+from netoverlay.background import continue_in_child
+ready = continue_in_child()
+"""
 
 
 def start(script: str, *arguments: str | Path) -> subprocess.Popen[str]:

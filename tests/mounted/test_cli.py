@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pty
 import select
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -231,3 +233,50 @@ def test_a_layer_that_cannot_be_had(reason: str, sshd: SshServer, base: Path, tm
     assert named in line
     assert mounted_device(str(overlay.path)) is None
     assert fail("umount", overlay.path).endswith("no netoverlay mount; `netoverlay status` lists them")
+
+
+def read_until(terminal: int, expected: str) -> str:
+    """What the programs at a terminal have printed, once that holds `expected`."""
+    shown = ""
+    while expected not in shown:
+        assert select.select([terminal], [], [], 60)[0], shown
+        shown += os.read(terminal, 4096).decode()
+    return shown
+
+
+def test_a_passphrase_is_asked_at_the_terminal(tmp_path: Path, base: Path) -> None:
+    with SshServer(tmp_path / "sshd", user_certificates=True) as server:
+        key = make_key(tmp_path / "locked_key", passphrase="open sesame")
+        server.sign_user_key(key)
+        keys = [f'identity_file = "{key}"', f'known_hosts = "{server.known_hosts}"']
+        overlay = OverlayMount(tmp_path, layer_table(server.url(base), keys))
+        ours, theirs = pty.openpty()
+        command = ["setsid", "--ctty", "--wait", *COMMAND, "mount", str(overlay.profile), str(overlay.path)]
+        command += ["--log-file", str(overlay.log)]
+        with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as mounting:
+            os.close(theirs)
+            shown = read_until(ours, "assphrase")
+            os.write(ours, b"open sesame\n")
+            assert mounting.wait(timeout=60) == 0
+        os.close(ours)
+        try:
+            assert (overlay.path / "file").read_text() == "of the base\n"
+        finally:
+            overlay.unmount()
+        assert "sesame" not in shown + overlay.log.read_text()
+
+
+def test_an_interrupt_at_the_terminal_leaves_nothing_mounted(tmp_path: Path, base: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        overlay = OverlayMount(tmp_path, layer_table(f"sftp://127.0.0.1:{silent.getsockname()[1]}{base}"))
+        ours, theirs = pty.openpty()
+        command = ["setsid", "--ctty", "--wait", *COMMAND, "mount", str(overlay.profile), str(overlay.path)]
+        with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as mounting:
+            os.close(theirs)
+            silent.settimeout(60)
+            connection, _ = silent.accept()
+            os.write(ours, b"\x03")
+            assert mounting.wait(timeout=60) != 0
+            connection.close()
+        os.close(ours)
+    assert mounted_device(str(overlay.path)) is None

@@ -177,6 +177,7 @@ REFUSED: dict[str, tuple[Callable[[Mounted], None], type[OSError]]] = {
     "rename file over directory": (lambda o: rename(o, "file", "empty"), IsADirectoryError),
     "rename directory over full": (lambda o: rename(o, "empty", "dir"), OSError),
     "rename into itself": (lambda o: rename(o, "dir", "dir/sub/x"), OSError),
+    "rename over its own directory": (lambda o: rename(o, "dir/sub", "dir"), OSError),
     "noreplace": (lambda o: rename(o, "file", "other", RenameFlags.NOREPLACE), FileExistsError),
     "exchange with absent": (lambda o: rename(o, "file", "absent", RenameFlags.EXCHANGE), FileNotFoundError),
     "link existing": (

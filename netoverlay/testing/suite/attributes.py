@@ -23,7 +23,7 @@ TOO_LARGE = b"v" * (1 << 20)
 class ModeSuite(SuiteBase):
     """Modes are exact: no umask, and no bit lost."""
 
-    def test_created(self, layer: Layer) -> None:
+    def test_created_mode(self, layer: Layer) -> None:
         require(layer.claims.modes, "modes")
         umask = os.umask(HARSH_UMASK)
         try:
@@ -39,7 +39,7 @@ class ModeSuite(SuiteBase):
         for mode in MODES:
             layer.backend.set_attributes(layer.path(f"directory-{mode:o}"), AttributeChange(mode=0o700))
 
-    def test_changed(self, layer: Layer) -> None:
+    def test_changed_mode(self, layer: Layer) -> None:
         require(layer.claims.modes, "modes")
         file, directory = layer.file("file"), layer.directory("directory")
         for mode in (*MODES, *SINGLE_BITS):
@@ -48,7 +48,7 @@ class ModeSuite(SuiteBase):
                 assert layer.backend.stat(path).mode == mode, f"set_attributes() must set exactly the mode {mode:#o}"
         layer.backend.set_attributes(directory, AttributeChange(mode=0o700))
 
-    def test_without_permission_for_the_open_file(self, layer: Layer) -> None:
+    def test_mode_does_not_bind_open_file(self, layer: Layer) -> None:
         require(layer.claims.modes, "modes")
         with layer.create(layer.path("file"), 0o000) as file:
             file.write_at(0, b"content")
@@ -67,7 +67,7 @@ class ModeSuite(SuiteBase):
 class OwnerSuite(SuiteBase):
     """Owners, as far as this user may change them."""
 
-    def test_change(self, layer: Layer) -> None:
+    def test_change_owner(self, layer: Layer) -> None:
         require(layer.claims.owners, "owners")
         path = layer.file("file")
         told = layer.backend.stat(path)
@@ -89,7 +89,7 @@ class OwnerSuite(SuiteBase):
 class TimeSuite(SuiteBase):
     """Times are set exactly, rounded down to the granularity that is claimed."""
 
-    def test_files_and_directories(self, layer: Layer) -> None:
+    def test_times(self, layer: Layer) -> None:
         for path in (layer.file("file"), layer.directory("directory")):
             for time_ns in TIMES_NS:
                 layer.backend.set_attributes(path, AttributeChange(atime_ns=time_ns, mtime_ns=time_ns))
@@ -97,7 +97,7 @@ class TimeSuite(SuiteBase):
                 assert told.mtime_ns == self._stored(layer, time_ns), "mtime, rounded down to time_granularity_ns"
                 assert told.atime_ns in (None, self._stored(layer, time_ns)), "atime, or None if it is not kept"
 
-    def test_one_of_two(self, layer: Layer) -> None:
+    def test_one_time_of_two(self, layer: Layer) -> None:
         path = layer.file("file")
         first, second = TIMES_NS[1], TIMES_NS[2]
         layer.backend.set_attributes(path, AttributeChange(atime_ns=first, mtime_ns=first))
@@ -111,7 +111,7 @@ class TimeSuite(SuiteBase):
         assert told.mtime_ns == self._stored(layer, first)
         assert told.atime_ns in (None, self._stored(layer, second)), "None leaves atime as it is"
 
-    def test_open_file(self, layer: Layer) -> None:
+    def test_times_of_open_file(self, layer: Layer) -> None:
         path = layer.path("file")
         with layer.create(path) as file:
             file.set_attributes(AttributeChange(mtime_ns=TIMES_NS[1]))
@@ -120,13 +120,13 @@ class TimeSuite(SuiteBase):
             file.set_attributes(AttributeChange(mtime_ns=TIMES_NS[2]))
             assert file.stat().mtime_ns == self._stored(layer, TIMES_NS[2]), "also when it has no name any more"
 
-    def test_nothing(self, layer: Layer) -> None:
+    def test_empty_change(self, layer: Layer) -> None:
         path = layer.file("file")
         before = layer.backend.stat(path)
         layer.backend.set_attributes(path, AttributeChange())
         assert layer.backend.stat(path).mtime_ns == before.mtime_ns, "an empty AttributeChange changes nothing"
 
-    def test_refusals(self, layer: Layer) -> None:
+    def test_set_attributes_refusals(self, layer: Layer) -> None:
         layer.file("file")
         change = AttributeChange(mtime_ns=0)
         with refused(errno.ENOENT, advice="set_attributes of a missing file"):
@@ -170,7 +170,7 @@ class IdentitySuite(SuiteBase):
 class XattrSuite(SuiteBase):
     """Extended attributes of files and directories, by name and on open files."""
 
-    def test_values(self, layer: Layer) -> None:
+    def test_xattr_values(self, layer: Layer) -> None:
         require(layer.claims.xattrs, "xattrs")
         for path in (layer.file("file"), layer.directory("directory")):
             for value in VALUES:
@@ -180,7 +180,7 @@ class XattrSuite(SuiteBase):
             layer.backend.remove_xattr(path, ATTRIBUTE)
             assert ATTRIBUTE not in layer.backend.list_xattrs(path)
 
-    def test_open_file(self, layer: Layer) -> None:
+    def test_xattrs_of_open_file(self, layer: Layer) -> None:
         require(layer.claims.xattrs, "xattrs")
         path = layer.path("file")
         with layer.create(path) as file:
@@ -193,7 +193,7 @@ class XattrSuite(SuiteBase):
             file.remove_xattr(ATTRIBUTE)
             assert ATTRIBUTE not in file.list_xattrs()
 
-    def test_modes(self, layer: Layer) -> None:
+    def test_xattr_modes(self, layer: Layer) -> None:
         require(layer.claims.xattrs, "xattrs")
         path = layer.file("file")
         with layer.backend.open(path, Access.READ_WRITE) as file:
@@ -212,7 +212,7 @@ class XattrSuite(SuiteBase):
                 assert target.get_xattr(ATTRIBUTE) == b"replaced"
                 target.remove_xattr(ATTRIBUTE)
 
-    def test_refusals(self, layer: Layer) -> None:
+    def test_xattr_refusals(self, layer: Layer) -> None:
         require(layer.claims.xattrs, "xattrs")
         path, missing = layer.file("file"), layer.path("missing")
         calls: tuple[Callable[[], object], ...] = (
@@ -228,7 +228,7 @@ class XattrSuite(SuiteBase):
             layer.backend.set_xattr(path, ATTRIBUTE, TOO_LARGE)
         assert ATTRIBUTE not in layer.backend.list_xattrs(path)
 
-    def test_privileged(self, layer: Layer) -> None:
+    def test_privileged_xattrs(self, layer: Layer) -> None:
         require(layer.claims.privileged_xattrs, "privileged_xattrs")
         path = layer.file("file")
         layer.backend.set_xattr(path, "trusted.netoverlay.test", b"value")

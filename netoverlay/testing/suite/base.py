@@ -27,12 +27,14 @@ class SuiteBase:
     """False for a transport that cannot keep its server from following symlinks in the middle of a path."""
 
     @pytest.fixture(scope="class")
-    def new_backend(self) -> Callable[[], Backend]:
+    @classmethod
+    def new_backend(cls) -> Callable[[], Backend]:
         """Makes a backend that is not connected yet, each time of the same root, which is writable and empty."""
         raise NotImplementedError("override the fixture new_backend in your subclass of BackendSuite")
 
     @pytest.fixture(scope="class")
-    def connected(self, new_backend: Callable[[], Backend]) -> Iterator[tuple[Backend, Capabilities]]:
+    @classmethod
+    def connected(cls, new_backend: Callable[[], Backend]) -> Iterator[tuple[Backend, Capabilities]]:
         """One connection for the tests of a class."""
         with new_backend() as backend:
             claims = backend.connect()

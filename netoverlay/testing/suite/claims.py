@@ -41,14 +41,14 @@ def _on_file(change: AttributeChange) -> LayerCall:
     return lambda layer: layer.backend.set_attributes(layer.path("file"), change)
 
 
-def _own_user(layer: Layer) -> object:
+def _own_user(layer: Layer) -> None:
     told = layer.backend.stat(layer.path("file"))
     change = AttributeChange(uid=os.geteuid() if told.uid is None else told.uid)
-    return layer.backend.set_attributes(layer.path("file"), change)
+    layer.backend.set_attributes(layer.path("file"), change)
 
 
-def _noreplace(layer: Layer) -> object:
-    return layer.backend.rename(layer.path("file"), layer.path("free"), RenameFlags.NOREPLACE)
+def _noreplace(layer: Layer) -> None:
+    layer.backend.rename(layer.path("file"), layer.path("free"), RenameFlags.NOREPLACE)
 
 
 # (claim, operation, call). "file" and "other" are files, and each call is made in a fresh directory.

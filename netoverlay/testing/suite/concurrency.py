@@ -21,7 +21,7 @@ STRIPES = 24
 class ThreadSuite(SuiteBase):
     """A backend is called from many threads at once, also on one file."""
 
-    def test_own_files(self, layer: Layer) -> None:
+    def test_threads_with_own_files(self, layer: Layer) -> None:
         def work(number: int) -> None:
             directory = layer.directory(f"thread-{number}")
             for turn in range(ROUNDS):
@@ -38,7 +38,7 @@ class ThreadSuite(SuiteBase):
 
         run_threads(work)
 
-    def test_reading_one_open_file(self, layer: Layer) -> None:
+    def test_threads_reading_one_open_file(self, layer: Layer) -> None:
         data = pattern(SHARED_SIZE)
         path = layer.file("file", data=data)
         with layer.backend.open(path, Access.READ) as file:
@@ -51,7 +51,7 @@ class ThreadSuite(SuiteBase):
 
             run_threads(work)
 
-    def test_writing_one_open_file(self, layer: Layer) -> None:
+    def test_threads_writing_one_open_file(self, layer: Layer) -> None:
         with layer.create(layer.path("file")) as file:
 
             def work(number: int) -> None:
@@ -64,7 +64,7 @@ class ThreadSuite(SuiteBase):
         expected = b"".join(pattern(STRIPE, stripe) for stripe in range(STRIPES * THREADS))
         assert layer.read(layer.path("file")) == expected, "writes to different parts of a file must all arrive"
 
-    def test_reading_and_writing(self, layer: Layer) -> None:
+    def test_threads_reading_and_writing(self, layer: Layer) -> None:
         contents = [pattern(300_000, number) for number in range(2)]
         paths = [layer.file(f"file-{number}", data=content) for number, content in enumerate(contents)]
 
@@ -104,13 +104,13 @@ class ThreadSuite(SuiteBase):
 class RaceSuite(SuiteBase):
     """Of several that want the same name exactly one gets it."""
 
-    def test_exclusive_creation(self, layer: Layer) -> None:
+    def test_exclusive_creation_race(self, layer: Layer) -> None:
         self._race(layer, lambda path: layer.create(path).close())
 
-    def test_mkdir(self, layer: Layer) -> None:
+    def test_mkdir_race(self, layer: Layer) -> None:
         self._race(layer, lambda path: layer.backend.mkdir(path, 0o755))
 
-    def test_rename_noreplace(self, layer: Layer) -> None:
+    def test_rename_noreplace_race(self, layer: Layer) -> None:
         require(layer.claims.rename_noreplace, "rename_noreplace")
 
         def take(path: str) -> None:
@@ -146,7 +146,7 @@ class RaceSuite(SuiteBase):
     def _race(layer: Layer, take: Callable[[str], None]) -> None:
         winners: list[int] = []
 
-        def work(number: int) -> None:
+        def work(_: int) -> None:
             for turn in range(RACES):
                 try:
                     take(layer.path(f"prize-{turn}"))
@@ -161,7 +161,7 @@ class RaceSuite(SuiteBase):
 class ManyFilesSuite(SuiteBase):
     """How many files are open must not depend on what a server allows."""
 
-    def test_open_at_once(self, layer: Layer) -> None:
+    def test_many_open_files(self, layer: Layer) -> None:
         paths = [layer.path(f"file-{number}") for number in range(self.open_files)]
         files = [layer.create(path) for path in paths]
         try:

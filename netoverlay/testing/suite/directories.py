@@ -84,7 +84,7 @@ class DirectorySuite(SuiteBase):
 class SymlinkSuite(SuiteBase):
     """Symbolic links are stored and told, and never followed."""
 
-    def test_targets(self, layer: Layer) -> None:
+    def test_symlink_targets(self, layer: Layer) -> None:
         require(layer.claims.symlinks, "symlinks")
         for number, target in enumerate(TARGETS):
             path = layer.path(f"link-{number}")
@@ -93,7 +93,7 @@ class SymlinkSuite(SuiteBase):
             assert layer.backend.stat(path).type is FileType.SYMLINK, "stat() tells of the link itself"
         assert {entry.stat.type for entry in layer.backend.list_dir(layer.home)} == {FileType.SYMLINK}
 
-    def test_refusals(self, layer: Layer) -> None:
+    def test_symlink_refusals(self, layer: Layer) -> None:
         require(layer.claims.symlinks, "symlinks")
         path = layer.file("file")
         layer.directory("directory")
@@ -114,7 +114,7 @@ class SymlinkSuite(SuiteBase):
             layer.backend.rmdir(layer.path("link"))
         assert layer.read(path) == b""
 
-    def test_only_the_link_is_touched(self, layer: Layer) -> None:
+    def test_symlink_is_not_followed(self, layer: Layer) -> None:
         require(layer.claims.symlinks, "symlinks")
         path = layer.file("file", data=b"content")
         link = layer.path("link")
@@ -128,7 +128,7 @@ class SymlinkSuite(SuiteBase):
         layer.backend.unlink(layer.path("moved"))
         assert layer.read(path) == b"content", "unlink() removes the link and not its target"
 
-    def test_in_the_middle_of_a_path(self, layer: Layer) -> None:
+    def test_symlink_in_the_middle_of_a_path(self, layer: Layer) -> None:
         require(layer.claims.symlinks, "symlinks")
         require(self.resolves_beneath, "resolves_beneath of the suite")
         layer.directory("directory")
@@ -153,7 +153,7 @@ class SymlinkSuite(SuiteBase):
 class HardLinkSuite(SuiteBase):
     """Several names of one file."""
 
-    def test_two_names(self, layer: Layer) -> None:
+    def test_link(self, layer: Layer) -> None:
         require(layer.claims.hard_links, "hard_links")
         path, other = layer.file("file", data=b"old"), layer.path("other")
         layer.backend.link(path, other)
@@ -170,7 +170,7 @@ class HardLinkSuite(SuiteBase):
         if layer.claims.link_counts:
             assert layer.backend.stat(other).nlink == 1
 
-    def test_refusals(self, layer: Layer) -> None:
+    def test_link_refusals(self, layer: Layer) -> None:
         require(layer.claims.hard_links, "hard_links")
         path = layer.file("file", data=b"one")
         other = layer.file("other", data=b"two")
@@ -185,7 +185,7 @@ class HardLinkSuite(SuiteBase):
         assert layer.read(other) == b"two"
         assert layer.names(layer.home) == ["directory", "file", "other"]
 
-    def test_symlink_itself(self, layer: Layer) -> None:
+    def test_link_of_symlink(self, layer: Layer) -> None:
         require(layer.claims.hard_links and layer.claims.symlinks, "hard_links")
         layer.file("file")
         layer.backend.symlink(layer.path("link"), "file")
@@ -225,7 +225,7 @@ class SpecialFileSuite(SuiteBase):
             told = layer.backend.stat(path)
             assert (told.type, told.rdev) == (kind, DEVICE), "rdev is the device number"
 
-    def test_whiteout(self, layer: Layer) -> None:
+    def test_whiteout_device(self, layer: Layer) -> None:
         require(layer.claims.whiteout_devices, "whiteout_devices")
         layer.backend.mknod(layer.path("whiteout"), FileType.CHARACTER_DEVICE, 0, os.makedev(0, 0))
         assert_whiteout(layer, "whiteout")

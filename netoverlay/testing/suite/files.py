@@ -22,7 +22,7 @@ Step = tuple[str, int, int]
 class OpenSuite(SuiteBase):
     """open() and its refusals."""
 
-    def test_missing(self, layer: Layer) -> None:
+    def test_open_missing(self, layer: Layer) -> None:
         layer.file("file")
         for access in Access:
             with refused(errno.ENOENT, advice=f"open({access.name}) of a missing file"):
@@ -39,13 +39,13 @@ class OpenSuite(SuiteBase):
             layer.create(layer.path("file", "below"))
         assert layer.names(layer.home) == ["file"], "a refused open must create nothing"
 
-    def test_directory(self, layer: Layer) -> None:
+    def test_open_directory(self, layer: Layer) -> None:
         path = layer.directory("directory")
         for access in Access:
             with refused(errno.EISDIR, advice=f"open({access.name}) of a directory"):
                 layer.backend.open(path, access)
 
-    def test_symlink(self, layer: Layer) -> None:
+    def test_open_symlink(self, layer: Layer) -> None:
         require(layer.claims.symlinks, "symlinks")
         layer.file("file", data=b"content")
         for name, target in (("link", "file"), ("dangling", "missing")):
@@ -57,14 +57,14 @@ class OpenSuite(SuiteBase):
             layer.backend.open(layer.path("link"), Access.WRITE, truncate=True)
         assert layer.read(layer.path("file")) == b"content"
 
-    def test_special_file(self, layer: Layer) -> None:
+    def test_open_special_file(self, layer: Layer) -> None:
         require(layer.claims.special_files, "special_files")
         layer.backend.mknod(layer.path("fifo"), FileType.FIFO, 0o644)
         for access in Access:
             with refused(errno.ENXIO, advice=f"open({access.name}) of a FIFO, without waiting for its other end"):
                 layer.backend.open(layer.path("fifo"), access)
 
-    def test_exclusive_creation(self, layer: Layer) -> None:
+    def test_exclusive_creation_refusals(self, layer: Layer) -> None:
         layer.file("file", data=b"content")
         layer.directory("directory")
         names = ["file", "directory"]
@@ -77,14 +77,14 @@ class OpenSuite(SuiteBase):
         assert layer.read(layer.path("file")) == b"content"
         assert layer.names(layer.home) == sorted(names)
 
-    def test_truncate(self, layer: Layer) -> None:
+    def test_open_truncate(self, layer: Layer) -> None:
         path = layer.file("file", data=b"content")
         with layer.backend.open(path, Access.READ_WRITE, truncate=True) as file:
             assert file.stat().size == 0, "open(truncate=True) empties the file"
             file.write_at(0, b"new")
         assert layer.read(path) == b"new"
 
-    def test_access(self, layer: Layer) -> None:
+    def test_open_access(self, layer: Layer) -> None:
         path = layer.file("file", data=b"content")
         with layer.backend.open(path, Access.READ) as file:
             with refused(errno.EBADF, advice="write_at on a file that is open for reading"):
@@ -155,7 +155,7 @@ class ContentSuite(SuiteBase):
         assert layer.read(path) == b"012abc678xyz"
         assert layer.backend.stat(path).size == 12
 
-    def test_gap(self, layer: Layer) -> None:
+    def test_write_after_gap(self, layer: Layer) -> None:
         with layer.create(layer.path("file")) as file:
             file.write_at(5, b"end")
             assert file.read_at(0, 99) == bytes(5) + b"end", "a gap reads as zeros"
@@ -200,7 +200,7 @@ class ContentSuite(SuiteBase):
             file.truncate((1 << 32) + 1)
         assert layer.backend.stat(path).size == (1 << 32) + 1
 
-    def test_model(self, layer: Layer) -> None:
+    def test_random_steps_follow_model(self, layer: Layer) -> None:
         offsets = st.integers(0, MODEL_SIZE)
         step = st.tuples(st.sampled_from(("write", "truncate", "read")), offsets, st.integers(0, 70_000))
 
@@ -229,7 +229,7 @@ class OpenFileSuite(SuiteBase):
             writer.truncate(2)
             assert reader.read_at(0, 99) == b"fi"
 
-    def test_unlinked(self, layer: Layer) -> None:
+    def test_unlinked_while_open(self, layer: Layer) -> None:
         path = layer.file("file", data=b"old")
         with layer.backend.open(path, Access.READ_WRITE) as file:
             layer.backend.unlink(path)
@@ -243,7 +243,7 @@ class OpenFileSuite(SuiteBase):
                 assert file.stat().nlink in (0, None)
         assert layer.read(path) == b"another", "a write to an unlinked file must not reach its successor"
 
-    def test_renamed(self, layer: Layer) -> None:
+    def test_renamed_while_open(self, layer: Layer) -> None:
         path = layer.file("file", data=b"old")
         with layer.backend.open(path, Access.READ_WRITE) as file:
             layer.backend.rename(path, layer.path("moved"))
@@ -253,7 +253,7 @@ class OpenFileSuite(SuiteBase):
         assert layer.read(layer.path("moved")) == b"old more"
         assert layer.read(path) == b"another"
 
-    def test_parent_renamed(self, layer: Layer) -> None:
+    def test_parent_renamed_while_open(self, layer: Layer) -> None:
         layer.directory("directory")
         path = layer.file("directory", "file", data=b"old")
         with layer.backend.open(path, Access.READ_WRITE) as file:
@@ -262,7 +262,7 @@ class OpenFileSuite(SuiteBase):
             assert file.read_at(0, 99) == b"old more", "a file stays open when a directory above it is renamed"
         assert layer.read(layer.path("moved", "file")) == b"old more"
 
-    def test_replaced(self, layer: Layer) -> None:
+    def test_replaced_while_open(self, layer: Layer) -> None:
         path = layer.file("file", data=b"old")
         with layer.backend.open(path, Access.READ) as file:
             layer.backend.rename(layer.file("other", data=b"new"), path)

@@ -105,7 +105,7 @@ class NamesSuite(SuiteBase):
 class ListingSuite(SuiteBase):
     """list_dir() tells all that stat() tells, of everything and of nothing else."""
 
-    def test_attributes_are_those_of_stat(self, layer: Layer) -> None:
+    def test_listing_has_attributes_of_stat(self, layer: Layer) -> None:
         layer.file("file", data=b"12345")
         layer.directory("directory")
         layer.file("directory", "below")
@@ -120,10 +120,10 @@ class ListingSuite(SuiteBase):
             assert isinstance(entry.stat.type, FileType), "FileStat.type is a FileType"
             assert_same_file(entry.stat, layer.backend.stat(layer.path(entry.name)))
 
-    def test_empty_directory(self, layer: Layer) -> None:
+    def test_listing_of_empty_directory(self, layer: Layer) -> None:
         assert layer.backend.list_dir(layer.home) == [], 'leave "." and ".." out of listings'
 
-    def test_follows_changes(self, layer: Layer) -> None:
+    def test_listing_follows_changes(self, layer: Layer) -> None:
         layer.file("one")
         assert layer.names(layer.home) == ["one"]
         layer.file("two")
@@ -133,14 +133,14 @@ class ListingSuite(SuiteBase):
         layer.backend.unlink(layer.path("two"))
         assert layer.names(layer.home) == ["three"]
 
-    def test_shows_what_was_written(self, layer: Layer) -> None:
+    def test_listing_shows_what_was_written(self, layer: Layer) -> None:
         path = layer.file("file")
         assert layer.backend.list_dir(layer.home)[0].stat.size == 0
         with layer.backend.open(path, Access.WRITE) as file:
             file.write_at(0, b"12345")
         assert layer.backend.list_dir(layer.home)[0].stat.size == 5, "a listing after close() shows the new size"
 
-    def test_refusals(self, layer: Layer) -> None:
+    def test_listing_refusals(self, layer: Layer) -> None:
         path = layer.file("file")
         with refused(errno.ENOTDIR, advice="list_dir of a file"):
             layer.backend.list_dir(path)
@@ -163,12 +163,12 @@ class ListingSuite(SuiteBase):
 class RootSuite(SuiteBase):
     """The root is a directory that is named "" and cannot be removed."""
 
-    def test_stat_and_list(self, layer: Layer) -> None:
+    def test_root(self, layer: Layer) -> None:
         root = layer.backend.stat("")
         assert root.type is FileType.DIRECTORY, 'stat("") tells of the root'
         assert layer.home in layer.names(""), 'list_dir("") lists the root'
 
-    def test_stays(self, layer: Layer) -> None:
+    def test_root_stays(self, layer: Layer) -> None:
         busy = (errno.EBUSY, errno.EISDIR, errno.EPERM, errno.EINVAL, errno.ENOTEMPTY, errno.EACCES)
         with refused(errno.EEXIST, advice="mkdir of the root"):
             layer.backend.mkdir("", 0o755)
@@ -181,7 +181,7 @@ class RootSuite(SuiteBase):
         with refused(errno.EISDIR, advice="open of the root"):
             layer.backend.open("", Access.READ)
 
-    def test_closing(self, new_backend: Callable[[], Backend], layer: Layer) -> None:
+    def test_closing_the_backend(self, new_backend: Callable[[], Backend], layer: Layer) -> None:
         path = layer.file("file", data=b"kept")
         other = new_backend()
         other.connect()

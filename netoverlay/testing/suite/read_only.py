@@ -43,12 +43,14 @@ class BackendReadOnlySuite:
     """Subclass with the fixture `new_backend`: of a root that holds FILE and DIRECTORY and cannot be written to."""
 
     @pytest.fixture(scope="class")
-    def new_backend(self) -> Callable[[], Backend]:
+    @classmethod
+    def new_backend(cls) -> Callable[[], Backend]:
         """Makes a backend that is not connected yet."""
         raise NotImplementedError("override the fixture new_backend in your subclass of BackendReadOnlySuite")
 
     @pytest.fixture(scope="class")
-    def connected(self, new_backend: Callable[[], Backend]) -> Iterator[tuple[Backend, Capabilities]]:
+    @classmethod
+    def connected(cls, new_backend: Callable[[], Backend]) -> Iterator[tuple[Backend, Capabilities]]:
         """One connection for the tests of a class."""
         with new_backend() as backend:
             yield backend, backend.connect()
@@ -77,12 +79,13 @@ class BackendReadOnlySuite:
     def test_change_of_an_open_file(self, connected: tuple[Backend, Capabilities]) -> None:
         backend, _ = connected
         with backend.open(FILE, Access.READ) as file:
-            for change in (
+            changes: tuple[Callable[[], object], ...] = (
                 lambda: file.write_at(0, b"x"),
                 lambda: file.truncate(0),
                 lambda: file.set_attributes(AttributeChange(mtime_ns=0)),
                 lambda: file.set_xattr("user.netoverlay.test", b"value"),
-            ):
+            )
+            for change in changes:
                 with pytest.raises(NotSupportedError):
                     change()
             assert file.read_at(0, 99) == CONTENT

@@ -13,7 +13,7 @@ from netoverlay.testing.suite.layer import Layer, refused, require
 class RenameSuite(SuiteBase):
     """rename() without flags."""
 
-    def test_file(self, layer: Layer) -> None:
+    def test_rename_file(self, layer: Layer) -> None:
         path = layer.file("file", data=b"content")
         layer.directory("directory")
         before = layer.backend.stat(path)
@@ -23,33 +23,33 @@ class RenameSuite(SuiteBase):
         assert layer.read(layer.path("directory", "moved")) == b"content"
         assert (after.mtime_ns, after.mode, after.file_id) == (before.mtime_ns, before.mode, before.file_id)
 
-    def test_over_a_file(self, layer: Layer) -> None:
+    def test_rename_over_a_file(self, layer: Layer) -> None:
         path = layer.file("file", data=b"new")
         target = layer.file("target", data=b"old")
         layer.backend.rename(path, target)
         assert layer.names(layer.home) == ["target"]
         assert layer.read(target) == b"new", "rename() replaces a file"
 
-    def test_onto_itself(self, layer: Layer) -> None:
+    def test_rename_onto_itself(self, layer: Layer) -> None:
         path = layer.file("file", data=b"kept")
         layer.backend.rename(path, path)
         assert layer.read(path) == b"kept", "rename() of a name to itself does nothing"
 
-    def test_directory(self, layer: Layer) -> None:
+    def test_rename_directory(self, layer: Layer) -> None:
         layer.directory("directory")
         layer.file("directory", "file", data=b"content")
         layer.backend.rename(layer.path("directory"), layer.path("moved"))
         assert layer.names(layer.home) == ["moved"]
         assert layer.read(layer.path("moved", "file")) == b"content", "what is in a directory moves with it"
 
-    def test_over_an_empty_directory(self, layer: Layer) -> None:
+    def test_rename_over_an_empty_directory(self, layer: Layer) -> None:
         layer.directory("directory")
         layer.file("directory", "file")
         layer.backend.rename(layer.path("directory"), layer.directory("empty"))
         assert layer.names(layer.home) == ["empty"]
         assert layer.names(layer.path("empty")) == ["file"], "rename() replaces an empty directory by a directory"
 
-    def test_refusals(self, layer: Layer) -> None:
+    def test_rename_refusals(self, layer: Layer) -> None:
         path = layer.file("file", data=b"content")
         directory, full = layer.directory("directory"), layer.directory("full")
         layer.file("full", "file")
@@ -78,7 +78,7 @@ class RenameSuite(SuiteBase):
 class RenameFlagSuite(SuiteBase):
     """The flags of renameat2(2), where they are claimed."""
 
-    def test_noreplace(self, layer: Layer) -> None:
+    def test_rename_noreplace(self, layer: Layer) -> None:
         require(layer.claims.rename_noreplace, "rename_noreplace")
         path, taken = layer.file("file", data=b"one"), layer.file("taken", data=b"two")
         with refused(errno.EEXIST, advice="rename(NOREPLACE) to a name that is taken"):
@@ -87,7 +87,7 @@ class RenameFlagSuite(SuiteBase):
         layer.backend.rename(path, layer.path("free"), RenameFlags.NOREPLACE)
         assert layer.names(layer.home) == ["free", "taken"]
 
-    def test_noreplace_of_a_directory(self, layer: Layer) -> None:
+    def test_rename_noreplace_of_a_directory(self, layer: Layer) -> None:
         require(layer.claims.rename_noreplace, "rename_noreplace")
         path, taken = layer.directory("directory"), layer.directory("taken")
         with refused(errno.EEXIST, advice="rename(NOREPLACE) of a directory to an empty directory's name"):
@@ -95,7 +95,7 @@ class RenameFlagSuite(SuiteBase):
         layer.backend.rename(path, layer.path("free"), RenameFlags.NOREPLACE)
         assert layer.names(layer.home) == ["free", "taken"]
 
-    def test_exchange(self, layer: Layer) -> None:
+    def test_rename_exchange(self, layer: Layer) -> None:
         require(layer.claims.rename_exchange, "rename_exchange")
         path, directory = layer.file("file", data=b"content"), layer.directory("directory")
         layer.file("directory", "below")
@@ -108,13 +108,13 @@ class RenameFlagSuite(SuiteBase):
             layer.backend.rename(path, layer.path("file", "below"), RenameFlags.EXCHANGE)
         assert layer.names(layer.home) == ["directory", "file"]
 
-    def test_exclusive_flags(self, layer: Layer) -> None:
+    def test_rename_exclusive_flags(self, layer: Layer) -> None:
         require(layer.claims.rename_exchange and layer.claims.rename_noreplace, "rename_exchange")
         path, other = layer.file("file"), layer.file("other")
         with refused(errno.EINVAL, advice="rename(EXCHANGE | NOREPLACE)"):
             layer.backend.rename(path, other, RenameFlags.EXCHANGE | RenameFlags.NOREPLACE)
 
-    def test_whiteout(self, layer: Layer) -> None:
+    def test_rename_whiteout(self, layer: Layer) -> None:
         require(layer.claims.rename_whiteout, "rename_whiteout")
         layer.backend.rename(layer.file("file", data=b"content"), layer.path("moved"), RenameFlags.WHITEOUT)
         assert layer.read(layer.path("moved")) == b"content"

@@ -30,7 +30,7 @@ class HoleSuite(SuiteBase):
             file.write_at(FAR_DATA, pattern(DATA_SIZE))
             yield file
 
-    def test_seek(self, sparse: BackendFile) -> None:
+    def test_seek_hole_and_data(self, sparse: BackendFile) -> None:
         assert sparse.seek_data(0) == 0, "the file starts with data"
         hole = sparse.seek_hole(0)
         assert DATA_SIZE <= hole < FAR_DATA, "holes is claimed: tell of a hole of almost 8 MiB"
@@ -49,7 +49,7 @@ class HoleSuite(SuiteBase):
         with refused(errno.ENXIO, advice="seek_data in a hole that reaches to the end"):
             sparse.seek_data(MIB)
 
-    def test_punch(self, sparse: BackendFile) -> None:
+    def test_punch_hole(self, sparse: BackendFile) -> None:
         size = sparse.stat().size
         sparse.allocate(AllocateMode.PUNCH_HOLE, 100, DATA_SIZE)
         assert sparse.stat().size == size, "PUNCH_HOLE keeps the size"
@@ -64,7 +64,7 @@ class AllocateSuite(SuiteBase):
     """allocate() with the modes other than PUNCH_HOLE."""
 
     @pytest.mark.parametrize("mode", [mode for mode in AllocateMode if mode is not AllocateMode.PUNCH_HOLE])
-    def test_mode(self, layer: Layer, mode: AllocateMode) -> None:
+    def test_allocate_mode(self, layer: Layer, mode: AllocateMode) -> None:
         require(layer.claims.allocate, "allocate")
         data = pattern(10_000)
         with layer.create(layer.path("file")) as file:
@@ -76,14 +76,17 @@ class AllocateSuite(SuiteBase):
             assert file.read_at(0, 10_000) == kept, f"the content after allocate({mode.name})"
             assert file.read_at(10_000, 99_999) == bytes(15_000 if grows else 0)
 
-    def test_refusals(self, layer: Layer) -> None:
+    def test_allocate_refusals(self, layer: Layer) -> None:
         require(layer.claims.allocate, "allocate")
         path = layer.file("file")
-        with layer.backend.open(path, Access.READ_WRITE) as file:
-            with refused(errno.EINVAL, advice="allocate of nothing"):
-                file.allocate(AllocateMode.RESERVE, 0, 0)
-        with layer.backend.open(path, Access.READ) as file, refused(
-            errno.EBADF, advice="allocate on a file that is open for reading"
+        with (
+            layer.backend.open(path, Access.READ_WRITE) as file,
+            refused(errno.EINVAL, advice="allocate of nothing"),
+        ):
+            file.allocate(AllocateMode.RESERVE, 0, 0)
+        with (
+            layer.backend.open(path, Access.READ) as file,
+            refused(errno.EBADF, advice="allocate on a file that is open for reading"),
         ):
             file.allocate(AllocateMode.RESERVE, 0, 4096)
 
@@ -91,34 +94,39 @@ class AllocateSuite(SuiteBase):
 class CopySuite(SuiteBase):
     """copy_range()."""
 
-    def test_whole_file(self, layer: Layer) -> None:
+    def test_copy_whole_file(self, layer: Layer) -> None:
         require(layer.claims.server_copy, "server_copy")
         data = pattern(COPY_SIZE)
-        with layer.backend.open(layer.file("file", data=data), Access.READ) as source:
-            with layer.create(layer.path("copy")) as target:
-                done = 0
-                while count := target.copy_range(source, done, done, COPY_SIZE - done):
-                    done += count
-                assert done == COPY_SIZE, "copy_range() goes on where it stopped, until it says 0"
-                assert target.copy_range(source, COPY_SIZE, 0, 10) == 0, "copy_range() says 0 at the source's end"
+        with (
+            layer.backend.open(layer.file("file", data=data), Access.READ) as source,
+            layer.create(layer.path("copy")) as target,
+        ):
+            done = 0
+            while count := target.copy_range(source, done, done, COPY_SIZE - done):
+                done += count
+            assert done == COPY_SIZE, "copy_range() goes on where it stopped, until it says 0"
+            assert target.copy_range(source, COPY_SIZE, 0, 10) == 0, "copy_range() says 0 at the source's end"
         assert layer.read(layer.path("copy")) == data
 
-    def test_part(self, layer: Layer) -> None:
+    def test_copy_part(self, layer: Layer) -> None:
         require(layer.claims.server_copy, "server_copy")
-        with layer.backend.open(layer.file("file", data=b"0123456789"), Access.READ) as source:
-            with layer.backend.open(layer.file("copy", data=b"abcdefghij"), Access.READ_WRITE) as target:
-                assert target.copy_range(source, 2, 5, 3) == 3
-                assert target.read_at(0, 99) == b"abcde234ij", "copy_range() writes its range and no more"
-                assert target.copy_range(source, 8, 9, 100) == 2, "copy_range() counts what the source has"
-                assert target.read_at(0, 99) == b"abcde234i89"
+        with (
+            layer.backend.open(layer.file("file", data=b"0123456789"), Access.READ) as source,
+            layer.backend.open(layer.file("copy", data=b"abcdefghij"), Access.READ_WRITE) as target,
+        ):
+            assert target.copy_range(source, 2, 5, 3) == 3
+            assert target.read_at(0, 99) == b"abcde234ij", "copy_range() writes its range and no more"
+            assert target.copy_range(source, 8, 9, 100) == 2, "copy_range() counts what the source has"
+            assert target.read_at(0, 99) == b"abcde234i89"
 
-    def test_access(self, layer: Layer) -> None:
+    def test_copy_access(self, layer: Layer) -> None:
         require(layer.claims.server_copy, "server_copy")
-        with layer.backend.open(layer.file("file", data=b"0123"), Access.READ) as source:
-            with layer.backend.open(layer.file("copy"), Access.READ) as target, refused(
-                errno.EBADF, advice="copy_range into a file that is open for reading"
-            ):
-                target.copy_range(source, 0, 0, 4)
+        with (
+            layer.backend.open(layer.file("file", data=b"0123"), Access.READ) as source,
+            layer.backend.open(layer.file("copy"), Access.READ) as target,
+            refused(errno.EBADF, advice="copy_range into a file that is open for reading"),
+        ):
+            target.copy_range(source, 0, 0, 4)
 
 
 class LockSuite(SuiteBase):
@@ -134,7 +142,7 @@ class LockSuite(SuiteBase):
             with layer.backend.open(path, Access.READ_WRITE) as mine, other.open(path, Access.READ_WRITE) as theirs:
                 yield mine, theirs
 
-    def test_conflicts(self, two: tuple[BackendFile, BackendFile]) -> None:
+    def test_lock_conflicts(self, two: tuple[BackendFile, BackendFile]) -> None:
         mine, theirs = two
         mine.lock(LockKind.EXCLUSIVE, 10, 10)
         for kind in (LockKind.SHARED, LockKind.EXCLUSIVE):
@@ -145,7 +153,7 @@ class LockSuite(SuiteBase):
         mine.lock(LockKind.UNLOCK, 10, 10)
         theirs.lock(LockKind.EXCLUSIVE, 10, 10)
 
-    def test_shared(self, two: tuple[BackendFile, BackendFile]) -> None:
+    def test_shared_locks(self, two: tuple[BackendFile, BackendFile]) -> None:
         mine, theirs = two
         mine.lock(LockKind.SHARED, 0, 10)
         theirs.lock(LockKind.SHARED, 5, 10)
@@ -156,7 +164,7 @@ class LockSuite(SuiteBase):
         theirs.lock(LockKind.UNLOCK, 5, 10)
         mine.lock(LockKind.EXCLUSIVE, 0, 10)
 
-    def test_split(self, two: tuple[BackendFile, BackendFile]) -> None:
+    def test_split_locks(self, two: tuple[BackendFile, BackendFile]) -> None:
         mine, theirs = two
         mine.lock(LockKind.EXCLUSIVE, 0, 30)
         mine.lock(LockKind.UNLOCK, 10, 10)
@@ -166,36 +174,36 @@ class LockSuite(SuiteBase):
         with refused(errno.EAGAIN, advice="a range before the part that was unlocked stays locked"):
             theirs.lock(LockKind.SHARED, 9, 1)
 
-    def test_to_the_end(self, two: tuple[BackendFile, BackendFile]) -> None:
+    def test_lock_to_the_end(self, two: tuple[BackendFile, BackendFile]) -> None:
         mine, theirs = two
         mine.lock(LockKind.EXCLUSIVE, 50, 0)
         theirs.lock(LockKind.EXCLUSIVE, 0, 50)
         with refused(errno.EAGAIN, advice="a lock of length 0 reaches to the end, wherever it will be"):
             theirs.lock(LockKind.EXCLUSIVE, 1 << 40, 1)
 
-    def test_close_releases(self, two: tuple[BackendFile, BackendFile]) -> None:
+    def test_close_releases_locks(self, two: tuple[BackendFile, BackendFile]) -> None:
         mine, theirs = two
         mine.lock(LockKind.EXCLUSIVE, 0, 0)
         mine.close()
         theirs.lock(LockKind.EXCLUSIVE, 0, 0)
 
-    def test_two_opens_of_one_connection(self, layer: Layer) -> None:
+    def test_lock_owner(self, layer: Layer) -> None:
         require(layer.claims.locks, "locks")
         path = layer.file("file")
         with layer.backend.open(path, Access.READ_WRITE) as mine:
             mine.lock(LockKind.EXCLUSIVE, 0, 10)
-            with layer.backend.open(path, Access.READ_WRITE) as theirs:
-                with refused(errno.EAGAIN, advice="the owner of a lock is the open file, not the process"):
-                    theirs.lock(LockKind.SHARED, 0, 1)
-            with layer.backend.open(path, Access.READ_WRITE) as theirs:
-                with refused(errno.EAGAIN, advice="closing another open of the file must not release a lock"):
+            for advice in (
+                "the owner of a lock is the open file, not the process",
+                "closing another open of the file must not release a lock",
+            ):
+                with layer.backend.open(path, Access.READ_WRITE) as theirs, refused(errno.EAGAIN, advice=advice):
                     theirs.lock(LockKind.SHARED, 0, 1)
 
 
 class SpaceSuite(SuiteBase):
     """space_usage()."""
 
-    def test_plausible(self, layer: Layer) -> None:
+    def test_space_usage(self, layer: Layer) -> None:
         usage = layer.backend.space_usage()
         assert usage.total_bytes >= usage.free_bytes >= usage.available_bytes >= 0, "counts are in bytes"
         assert usage.total_files >= usage.free_files >= 0

@@ -1,0 +1,97 @@
+"""The conformance suite against a real sshd, with each way to log in."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from netoverlay.backend_api import Backend
+from netoverlay.testing.backend_suite import BackendFailureSuite, BackendSuite, FailingServer
+from tests.backends.sftp_layer import sftp_backend
+from tests.servers.proxy import Proxy
+from tests.servers.sshd import SshServer
+
+SERVER_DESCRIPTORS = 100
+"""Of each process of the server, so that it grants fewer handles than there are open files."""
+FAILURE_DEADLINE = 1.5
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def limited_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
+    with SshServer(tmp_path_factory.mktemp("limited") / "sshd", open_files=SERVER_DESCRIPTORS, umask=0o077) as server:
+        yield server
+
+
+def empty_root(factory: pytest.TempPathFactory) -> Path:
+    return factory.mktemp(f"root-{next(_numbers)}-")
+
+
+class SftpSuite(BackendSuite):
+    transport: ClassVar[str]
+    open_files = 3 * SERVER_DESCRIPTORS
+    resolves_beneath = False
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def new_backend(cls, limited_sshd: SshServer, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Backend]:
+        root = empty_root(tmp_path_factory)
+        return lambda: sftp_backend(limited_sshd, root, transport=cls.transport)
+
+
+class TestSftpByParamiko(SftpSuite):
+    transport = "paramiko"
+
+
+class TestSftpBySsh(SftpSuite):
+    transport = "ssh"
+    big_directory = 2_000
+
+
+class ProxiedServer(FailingServer):
+    """An sshd behind a proxy that fails."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self.proxy = proxy
+
+    def kill(self) -> None:
+        self.proxy.refuse()
+
+    def silence(self) -> None:
+        self.proxy.silence()
+
+    def restore(self) -> None:
+        self.proxy.restore()
+
+
+class SftpFailureSuite(BackendFailureSuite):
+    transport: ClassVar[str]
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def server(cls, limited_sshd: SshServer) -> Iterator[ProxiedServer]:
+        with Proxy(limited_sshd.port) as proxy:
+            yield ProxiedServer(proxy)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def new_backend(
+        cls,
+        limited_sshd: SshServer,
+        server: ProxiedServer,
+        tmp_path_factory: pytest.TempPathFactory,
+    ) -> Callable[[], Backend]:
+        root, port = empty_root(tmp_path_factory), server.proxy.port
+        return lambda: sftp_backend(limited_sshd, root, transport=cls.transport, deadline=FAILURE_DEADLINE, port=port)
+
+
+class TestSftpFailuresByParamiko(SftpFailureSuite):
+    transport = "paramiko"
+
+
+class TestSftpFailuresBySsh(SftpFailureSuite):
+    transport = "ssh"
