@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from netoverlay.backend_api import Backend, Capabilities, LayerPath, LayerUrl
 from netoverlay.backend_api.registry import load_plugin
 from netoverlay.backend_api.url import LOCAL_SCHEME
+from netoverlay.cache.content import ContentCache
+from netoverlay.cache.disk_store import DiskStore
 from netoverlay.cache.metadata import MetadataCache
 from netoverlay.config.errors import ConfigError
 from netoverlay.config.model import LowerSettings, Profile, UpperSettings
@@ -40,16 +42,17 @@ class ConnectedLayer:
         return isinstance(self.settings, UpperSettings)
 
 
-def connect_lower(profile: Profile, settings: LowerSettings) -> ConnectedLayer:
-    """Connect a lower layer. ConfigError, naming its url, if that fails."""
+def connect_lower(profile: Profile, settings: LowerSettings, store: DiskStore) -> ConnectedLayer:
+    """Connect a lower layer; what is read of a remote one is kept in `store`. ConfigError if that fails."""
     with _blaming(profile, settings):
         backend = load_plugin(settings.url.scheme).create(settings.url, settings.options, settings.deadline)
     if settings.url.scheme == LOCAL_SCHEME:
         meter = MeteredBackend(backend)
         return _connect(profile, settings, meter, meter)
     meter = MeteredBackend(RetryingBackend(LimitedBackend(backend, settings.deadline), settings.deadline))
-    ttl = None if settings.immutable else settings.ttl
-    return _connect(profile, settings, MetadataCache(meter, ttl=ttl), meter)
+    metadata = MetadataCache(meter, ttl=None if settings.immutable else settings.ttl)
+    # Outside, so that what version of a file is wanted is known without asking the layer.
+    return _connect(profile, settings, ContentCache(metadata, store, immutable=settings.immutable), meter)
 
 
 def connect_upper(profile: Profile, settings: UpperSettings) -> ConnectedLayer:

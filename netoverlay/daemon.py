@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from netoverlay.bridge import Bridge, errno_of
+from netoverlay.cache.disk_store import DiskStore
 from netoverlay.config.errors import ConfigError
 from netoverlay.config.model import LowerSettings, Profile, UpperSettings
 from netoverlay.connecting import ConnectedLayer, connect_lower, connect_upper, layer_stack
@@ -43,7 +44,7 @@ def serve(profile: Profile, mountpoint: Path, *, on_ready: Callable[[], None]) -
     made; then nothing is left mounted. SIGTERM, SIGINT and SIGHUP unmount. Call it on the main thread.
     """
     with ExitStack() as cleanup:
-        layers = _connect_layers(profile, cleanup)
+        layers = _connect_layers(profile, _content_store(profile, cleanup), cleanup)
         upper = next((layer for layer in layers if layer.is_upper), None)
         stack = layer_stack(profile, upper, [layer for layer in layers if not layer.is_upper])
         try:
@@ -76,15 +77,15 @@ def serve(profile: Profile, mountpoint: Path, *, on_ready: Callable[[], None]) -
 def check(profile: Profile) -> list[LayerReport]:
     """Connect to every layer, the upper first, and tell what it can do, or what is wrong with it."""
     reports = []
-    for settings in (*((profile.upper,) if profile.upper else ()), *profile.lowers):
+    for settings in _in_order(profile):
         with ExitStack() as cleanup:
             try:
-                layer = _connect(profile, settings, cleanup)
+                layer = _connect(profile, settings, _content_store(profile, cleanup), cleanup)
                 if layer.is_upper:
                     layer_stack(profile, layer, [])
             except ConfigError as error:
-                problem = str(error).split(f"{error.key}: ", 1)[-1]
-                report = LayerReport(key=settings.key, url=str(settings.url), capabilities=None, problem=problem)
+                key, url = settings.key, str(settings.url)
+                report = LayerReport(key=key, url=url, capabilities=None, problem=error.problem)
             else:
                 table = capability_table(layer.capabilities)
                 report = LayerReport(key=settings.key, url=str(settings.url), capabilities=table)
@@ -92,19 +93,30 @@ def check(profile: Profile) -> list[LayerReport]:
     return reports
 
 
-def _connect(profile: Profile, settings: LowerSettings | UpperSettings, cleanup: ExitStack) -> ConnectedLayer:
+def _content_store(profile: Profile, cleanup: ExitStack) -> DiskStore:
+    store = DiskStore(str(profile.cache.directory))
+    cleanup.callback(store.close)
+    return store
+
+
+def _in_order(profile: Profile) -> tuple[LowerSettings | UpperSettings, ...]:
+    """All layers, the upper first: it is at hand, and tells soonest if something is wrong."""
+    return (*((profile.upper,) if profile.upper else ()), *profile.lowers)
+
+
+def _connect(
+    profile: Profile, settings: LowerSettings | UpperSettings, store: DiskStore, cleanup: ExitStack
+) -> ConnectedLayer:
     if isinstance(settings, UpperSettings):
         layer = connect_upper(profile, settings)
     else:
-        layer = connect_lower(profile, settings)
+        layer = connect_lower(profile, settings, store)
     cleanup.callback(layer.backend.close)
     return layer
 
 
-def _connect_layers(profile: Profile, cleanup: ExitStack) -> list[ConnectedLayer]:
-    """All layers, the upper first: it is at hand, and tells soonest if something is wrong."""
-    settings = (*((profile.upper,) if profile.upper else ()), *profile.lowers)
-    return [_connect(profile, each, cleanup) for each in settings]
+def _connect_layers(profile: Profile, store: DiskStore, cleanup: ExitStack) -> list[ConnectedLayer]:
+    return [_connect(profile, settings, store, cleanup) for settings in _in_order(profile)]
 
 
 def _end_on_signals(session: Session) -> None:

@@ -222,6 +222,13 @@ class LocalBackend(Backend):
         with self._connected.pin(path) as pinned:
             os.removexattr(pinned.proc_path, name)
 
+    def sync_directory(self, path: LayerPath) -> None:
+        directory = self._connected.open_directory(path)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
     def sync(self) -> None:
         syncfs(self._connected.descriptor)
 

@@ -11,6 +11,7 @@ import queue
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Protocol
@@ -117,34 +118,66 @@ def open_transport(wire: WatchedSocket) -> paramiko.Transport:
 
 
 class _ChunkPipe(BufferedPipe):  # type: ignore[type-arg]  # generic in the type stubs only
-    """A channel's in_buffer that hands out what was put in, uncopied. One thread reads."""
+    """A channel's in_buffer that hands out what was put in, uncopied. One thread feeds, and one reads.
+
+    The reader is woken once all that it needs is there, not for every packet: each switch between the two costs as much
+    as a packet.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self._chunks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self._ended = False
         self.patience = 0.0
         """How long the next read() waits, in seconds: the channel's own timeout is for sending."""
+        self.wanted = 1
+        """How many bytes the next read() waits for."""
+        self._mutex = threading.Lock()
+        self._chunks: deque[bytes] = deque()
+        self._available = 0
+        self._ended = False
+        self._waiting = False
+        self._signal: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def feed(self, data: bytes | str) -> None:
-        self._chunks.put(data if isinstance(data, bytes) else data.encode())
+        chunk = data if isinstance(data, bytes) else data.encode()
+        with self._mutex:
+            self._chunks.append(chunk)
+            self._available += len(chunk)
+            wake = self._waiting and self._available >= self.wanted
+            if wake:
+                self._waiting = False
+        if wake:
+            self._signal.put(None)
 
     def read(self, nbytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002  (what a channel calls)
-        """One chunk, whatever `nbytes` says; b"" at the end."""
-        if self._ended:
-            return b""
-        try:
-            chunk = self._chunks.get(timeout=self.patience)
-        except queue.Empty:
-            raise PipeTimeout from None
-        self._ended = not chunk
-        return chunk
+        """One chunk, whatever `nbytes` says, when `wanted` bytes have come or time is up; b"" at the end."""
+        with self._mutex:
+            self._waiting = wait = self._available < self.wanted and not self._ended
+        if wait:
+            try:
+                self._signal.get(timeout=self.patience)
+            except queue.Empty:
+                with self._mutex:
+                    missed, self._waiting = not self._waiting, False
+                if missed:  # the signal came just now, and must not be taken for the next one
+                    self._signal.get()
+        with self._mutex:
+            if self._chunks:
+                chunk = self._chunks.popleft()
+                self._available -= len(chunk)
+                return chunk
+            if self._ended:
+                return b""
+        raise PipeTimeout
 
     def close(self) -> None:
-        self._chunks.put(b"")
+        with self._mutex:
+            self._ended = True
+            wake, self._waiting = self._waiting, False
+        if wake:
+            self._signal.put(None)
 
     def __len__(self) -> int:
-        return self._chunks.qsize()
+        return self._available
 
 
 def _take(parts: list[memoryview], limit: int) -> tuple[bytes, list[memoryview]]:
@@ -170,18 +203,22 @@ class ParamikoStream(ByteStream):
         channel.in_buffer = self._pipe
 
     def receive(self, timeout: float) -> memoryview:
-        rest, self._rest = self._rest, memoryview(b"")
-        if rest:
-            return rest
-        self._pipe.patience = max(0.0, min(timeout, TICK_SECONDS))
-        return memoryview(self._channel.recv(WINDOW_BYTES))
+        return self._receive(1, timeout)
 
     def receive_into(self, target: memoryview, timeout: float) -> int:
-        chunk = self.receive(timeout)
+        chunk = self._receive(len(target), timeout)
         count = min(len(chunk), len(target))
         target[:count] = chunk[:count]
         self._rest = chunk[count:]
         return count
+
+    def _receive(self, wanted: int, timeout: float) -> memoryview:
+        rest, self._rest = self._rest, memoryview(b"")
+        if rest:
+            return rest
+        self._pipe.wanted = wanted
+        self._pipe.patience = max(0.0, min(timeout, TICK_SECONDS))
+        return memoryview(self._channel.recv(WINDOW_BYTES))
 
     def send(self, parts: Sequence[Readable]) -> None:
         # In pieces that fill a packet each: Channel.sendall() copies all of the rest after every packet.

@@ -91,7 +91,7 @@ def _opens_block(line: str) -> bool:
 
 
 def _included_files(patterns: str, directory: Path) -> Iterator[Path]:
-    for pattern in shlex.split(patterns):
+    for pattern in _words(patterns):
         absolute = os.path.join(directory, os.path.expanduser(pattern))
         yield from (Path(name) for name in sorted(glob.glob(absolute)) if os.path.isfile(name))
 
@@ -156,8 +156,18 @@ def _port(host: str, value: str) -> int:
     return int(value)
 
 
+def _words(value: str) -> list[str]:
+    try:
+        return shlex.split(value)
+    except ValueError as error:
+        raise LayerSetupError(f"ssh_config: {value!r}: {error}") from error
+
+
 def _files(value: str | None, default: tuple[str, ...]) -> list[str]:
-    return list(default) if value is None else [name for name in shlex.split(value) if name != "none"]
+    if value is None:
+        return list(default)
+    # paramiko's parser takes quotes off, so one name with a space looks like two names without.
+    return [value] if os.path.exists(os.path.expanduser(value)) else _words(value)
 
 
 def _paths(names: Iterable[str]) -> list[Path]:

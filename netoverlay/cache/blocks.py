@@ -97,10 +97,8 @@ class Blocks:
             block, is_ours = source.fetch(offset, size)
             if not is_ours or len(block) != size:
                 return block
-            self._remember(key, block)
             self._store.put(key, block)
-        else:
-            self._remember(key, block)
+        self._remember(key, block)
         return block
 
     def _remember(self, key: str, block: bytes) -> None:

@@ -134,6 +134,9 @@ class ContentCache(DelegatingBackend):
 
     def _fetch(self, origin: Origin, key: str) -> _Fetched:
         """Read a small file, and keep it if it is the one that was asked for."""
+        kept = self._store.read(key)
+        if kept is not None:
+            return _Fetched(kept)  # somebody was faster
         size = origin.stat.size
         with self.inner.open(origin.path, Access.READ) as file:
             data = file.read_at(0, size) if size else b""
@@ -163,7 +166,7 @@ class ContentCache(DelegatingBackend):
         identity = self._identity
         if identity is not None and self._may_keep(stat):
             key = entry_key(identity, path, *version(stat))
-            if key not in self._store and key not in self._flights:
+            if key not in self._store:
                 with self._lock:
                     self._fetched_ahead[key] = None
                 self._flights.do(key, lambda: self._fetch(Origin(self.inner, path, stat, self._immutable), key))

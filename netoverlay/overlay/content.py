@@ -18,8 +18,11 @@ _CANNOT_COPY_THERE = frozenset({errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL})
 _ZEROS = bytes(HOLE_BYTES)
 
 
-class SourceChangedError(Exception):
-    """The source became shorter while it was copied."""
+class SourceChangedError(OSError):
+    """The source became shorter while it was copied (ESTALE)."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.ESTALE, "the file became shorter while it was copied up")
 
 
 def copy_content(source: BackendFile, target: BackendFile, size: int) -> None:

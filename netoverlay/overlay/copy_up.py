@@ -25,7 +25,7 @@ from netoverlay.backend_api import (
 from netoverlay.backend_api.waiting import about_to_wait
 from netoverlay.overlay.content import SourceChangedError, copy_content
 from netoverlay.overlay.inodes import DirectoryInode, FileInode, FileKey, Inode, Name
-from netoverlay.overlay.layers import LowerPlace, UpperLayer
+from netoverlay.overlay.layers import FOR_EVER_NS, LowerPlace, UpperLayer
 from netoverlay.overlay.tree import Tree
 from netoverlay.overlay.whiteouts import PRIVATE_PREFIXES
 from netoverlay.overlay.workspace import Workspace
@@ -149,7 +149,11 @@ class CopyUp:
         try:
             lower_file = inode.file or source.layer.backend.open(source.path, Access.READ)
             try:
-                stat = self._copy_unchanged(lower_file, target, size)
+                if source.layer.ttl_ns == FOR_EVER_NS:
+                    stat = source.layer.backend.stat(source.path)
+                    copy_content(lower_file, target, _wanted_size(stat, size))
+                else:
+                    stat = self._copy_unchanged(lower_file, target, size)
             finally:
                 if lower_file is not inode.file:
                     lower_file.close()
@@ -164,9 +168,8 @@ class CopyUp:
         """Copy a version of the file that is of one piece, although others may be changing it. ESTALE if they go on."""
         for _ in range(COPY_ATTEMPTS):
             before = source.stat()
-            wanted = before.size if size is None else min(size, before.size)
             try:
-                copy_content(source, target, wanted)
+                copy_content(source, target, _wanted_size(before, size))
             except SourceChangedError:
                 target.truncate(0)
                 continue
@@ -266,3 +269,7 @@ class CopyUp:
             stat = self._tree.stat_locked(inode)
             if stat.file_id is not None:
                 self._tree.inodes.add_key(inode, FileKey(self._upper.number, stat.file_id))
+
+
+def _wanted_size(stat: FileStat, limit: int | None) -> int:
+    return stat.size if limit is None else min(limit, stat.size)

@@ -27,6 +27,7 @@ ONE_PATH = (
     "list_xattrs",
     "set_xattr",
     "remove_xattr",
+    "sync_directory",
 )
 TWO_PATHS = ("rename", "link")
 NO_PATH = ("connect", "space_usage", "sync")

@@ -334,6 +334,16 @@ def test_the_url_wins_over_ssh_config(server, tmp_path, transport):
     )
 
 
+def test_names_with_spaces(server, tmp_path):
+    known = tmp_path / "known hosts"
+    known.write_text(server.known_hosts.read_text())
+    settings = config(tmp_path, f'UserKnownHostsFile "{known}"\n')
+    login(server.url(tmp_path), ssh_config=settings, identity_file=server.identity_file)
+    (tmp_path / "other").touch()
+    settings = config(tmp_path, f'UserKnownHostsFile {tmp_path / "other"} "{known}"\n')
+    login(server.url(tmp_path), ssh_config=settings, identity_file=server.identity_file)
+
+
 def test_a_host_key_alias(server, tmp_path):
     known = tmp_path / "known_hosts"
     known.write_text(server.host_key_line("the-alias") + "\n")
@@ -405,7 +415,7 @@ def test_a_damaged_configuration_is_named(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    "text", ["Port x", "Port 0", "Port 70000", "ProxyJump host:x", "ProxyJump :22", 'CertificateFile "x']
+    "text", ["Port x", "Port 0", "Port 70000", "ProxyJump host:x", "ProxyJump :22", 'CertificateFile "x', 'Include "x']
 )
 def test_a_wrong_value_in_the_configuration_is_named(tmp_path, text):
     assert "ssh_config" in refusal(f"sftp://host{tmp_path}", ssh_config=config(tmp_path, text + "\n"))

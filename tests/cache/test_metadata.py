@@ -195,6 +195,82 @@ def test_a_change_during_a_listing_is_not_lost(memory):
     assert sorted(cache.list_dir("d")) == sorted(memory.list_dir("d"))
 
 
+def test_a_listing_of_what_stood_there_before_is_not_kept(memory):
+    watched, cache = cached(memory)
+    asked, release = threading.Event(), threading.Event()
+
+    class Late(MemoryBackend):
+        """Lists first and waits then."""
+
+        def list_dir(self, path):
+            entries = super().list_dir(path)
+            asked.set()
+            assert release.wait(60)
+            return entries
+
+    late = Late(tree=memory.tree)
+    late.connect()
+    watched.inner = late
+    with ThreadPoolExecutor(1) as pool:
+        early = pool.submit(cache.list_dir, "d")
+        assert asked.wait(60)
+        cache.rename("d", "elsewhere")
+        cache.mkdir("d", 0o755)
+        release.set()
+        early.result(60)
+    assert cache.list_dir("d") == []
+    assert len(cache.list_dir("elsewhere")) == 3
+
+
+@pytest.mark.parametrize("move", [("d/second", "d/third"), ("d", "e")])
+def test_links_are_known_by_their_later_names_where_the_transport_does_not_tell(memory, move):
+    poor = MemoryBackend(dataclasses.replace(ALL_CAPABILITIES, link_counts=False, file_ids=False), memory.tree)
+    _, cache = cached(poor)
+    cache.link("d/one", "d/second")
+    cache.rename(*move)
+    names = ["d/one", "d/third"] if move[0] == "d/second" else ["e/one", "e/second"]
+    for path in names:
+        cache.stat(path)
+    with cache.open(names[0], Access.WRITE) as file:
+        for size in (20, 30):
+            file.write_at(0, b"x" * size)
+            assert [cache.stat(path).size for path in names] == [size, size]
+
+
+@pytest.mark.parametrize("call", ["stat", "readlink"])
+def test_a_change_during_a_question_is_not_lost(memory, call):
+    watched, cache = cached(memory)
+    cache.list_dir("d")
+    cache.set_attributes("d/link", AttributeChange(mtime_ns=5))
+    asked, release = threading.Event(), threading.Event()
+
+    class Late(MemoryBackend):
+        """Looks first and waits then."""
+
+        def stat(self, path):
+            return self.late(super().stat(path))
+
+        def readlink(self, path):
+            return self.late(super().readlink(path))
+
+        def late(self, answer):
+            asked.set()
+            assert release.wait(60)
+            return answer
+
+    late = Late(tree=memory.tree)
+    late.connect()
+    watched.inner = late
+    with ThreadPoolExecutor(1) as pool:
+        early = pool.submit(getattr(cache, call), "d/link")
+        assert asked.wait(60)
+        cache.unlink("d/link")
+        cache.symlink("d/link", "another target")
+        release.set()
+        early.result(60)
+    assert getattr(cache, call)("d/link") == getattr(memory, call)("d/link")
+
+
 def test_an_interrupted_fetch_does_not_interrupt_others(memory):
     watched, cache = cached(memory)
     asked, release, waiting = threading.Event(), threading.Event(), threading.Event()

@@ -16,7 +16,7 @@ HARSH_UMASK = 0o077
 SECOND_NS = 1_000_000_000
 TIMES_NS = (0, 1_600_000_000 * SECOND_NS + 123_456_789, 4_102_444_800 * SECOND_NS + 999_999_999)
 ATTRIBUTE = "user.netoverlay.test"
-VALUES = (b"value", b"", bytes(range(256)), b"v" * 1000)
+VALUES = (b"value", b"", bytes(range(256)), b"\0ends in NUL\0", b"v" * 1000)
 TOO_LARGE = b"v" * (1 << 20)
 
 

@@ -282,6 +282,8 @@ class OpenFileSuite(SuiteBase):
             file.write_at(0, b"kept")
             file.sync()
             file.sync(data_only=True)
+        layer.backend.sync_directory(layer.home)
+        layer.backend.sync_directory("")
         layer.backend.sync()
         assert layer.read(path) == b"kept"
 
