@@ -151,6 +151,13 @@ def test_a_fifo_is_not_opened(sshd, tmp_path):
         assert backend.stat("fifo").type is FileType.FIFO
 
 
+def test_a_link_to_a_directory_is_not_listed(sshd, tmp_path):
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "link").symlink_to("directory")
+    with connected(sshd, tmp_path) as backend, pytest.raises(NotADirectoryError):
+        backend.list_dir("link")
+
+
 def test_changing_a_symlink_leaves_its_target_alone(sshd, tmp_path):
     (tmp_path / "target").touch()
     os.utime(tmp_path / "target", (1, 1))

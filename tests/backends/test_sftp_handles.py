@@ -101,6 +101,20 @@ def test_a_file_that_was_written_goes_on(backend, crowd):
         assert file.read_at(0, 100) == b"first second"
 
 
+def test_a_file_that_was_made_or_emptied_goes_on_too(backend, crowd, tmp_path):
+    (tmp_path / "emptied").write_bytes(b"content")
+    with (
+        backend.open("made", Access.READ_WRITE, create=Creation.EXCLUSIVE) as made,
+        backend.open("emptied", Access.READ_WRITE, truncate=True) as emptied,
+    ):
+        writers = [created(backend, f"writer-{number}", b"") for number in range(FILES)]
+        assert not has_handle(made)
+        assert made.read_at(0, 100) == b""
+        assert emptied.read_at(0, 100) == b""
+        for writer in writers:
+            writer.close()
+
+
 def test_writers_lose_their_handles_last_and_get_them_back(backend, tmp_path):
     files = [created(backend, f"file-{number}", b"%d" % number) for number in range(FILES)]
     assert sum(map(has_handle, files)) < FILES
@@ -150,6 +164,16 @@ def test_a_renamed_file_is_found_again(backend, crowd, tmp_path):
         assert not has_handle(file)
         assert file.read_at(0, 100) == b"content"
         assert other.read_at(0, 100) == b"other"
+
+
+def test_the_old_name_of_a_renamed_file_is_another_files(server, backend, tmp_path):
+    (tmp_path / "old").write_bytes(b"content")
+    with opened(backend, "old") as file:
+        backend.rename("old", "new")
+        created(backend, "old", b"another").close()
+        backend.unlink("old")
+        lose_connection(backend, server)
+        assert file.read_at(0, 100) == b"content"
 
 
 def test_a_failed_unlink_changes_nothing(backend, crowd, tmp_path):

@@ -152,7 +152,9 @@ HOSTILE: dict[str, Callable[[int], bytes]] = {
     "a frame of gigabytes": lambda number: struct.pack(">IBI", 0x7FFFFFFF, PacketType.DATA, number),
     "a frame above the limit": lambda number: struct.pack(">IBI", MAX_FRAME_BYTES + 1, PacketType.NAME, number),
     "a frame without a number": lambda number: struct.pack(">IBI", 4, PacketType.STATUS, number),
-    "a number that was never used": lambda number: struct.pack(">IBI", 9, PacketType.STATUS, number + 7) + status(0),
+    "a number that was never used": lambda number: b"".join(
+        struct.pack(">IBI", 17, PacketType.STATUS, each) + status(0) for each in (number + 7, number, number + 1)
+    ),
     "more data than was asked for": lambda number: struct.pack(">IBI", 29, PacketType.DATA, number) + data(b"x" * 20),
     "a length beyond the frame": lambda number: struct.pack(">IBI", 11, PacketType.DATA, number) + data(b"xx", 9),
     "a length short of the frame": lambda number: struct.pack(">IBI", 14, PacketType.DATA, number) + data(b"xxxxx", 2),
@@ -170,7 +172,8 @@ def test_a_hostile_reply_breaks_the_connection_for_everybody(server, what):
     server.request()
     server.request()
     server.socket.sendall(HOSTILE[what](request.number))
-    server.socket.shutdown(socket.SHUT_WR)
+    if what.startswith("the end"):
+        server.socket.shutdown(socket.SHUT_WR)
     for each in (request, other):
         with pytest.raises(UnavailableError):
             multiplexer.wait(each)
@@ -306,6 +309,33 @@ def test_a_server_that_stops_within_data_cannot_write_into_memory_later(server):
     with pytest.raises(UnavailableError):
         multiplexer.wait(multiplexer.submit(PacketType.LSTAT, b""))
     assert bytes(buffer) == before
+
+
+def test_data_that_stops_while_the_server_lives_does_not_come_in_later(server):
+    multiplexer = started(server, SHORT)
+    buffer = bytearray(10)
+    request = multiplexer.submit(PacketType.READ, b"", buffer=memoryview(buffer))
+    server.request()
+    server.socket.sendall(struct.pack(">IBI", 19, PacketType.DATA, request.number) + data(b"abc", 10))
+    stop = threading.Event()
+
+    def live() -> None:
+        while not stop.wait(SHORT / 10):
+            server.stream.liveness.heard()
+
+    living = threading.Thread(target=live)
+    living.start()
+    with pytest.raises(UnavailableError, match="in time"):
+        multiplexer.wait(request)
+    stop.set()
+    living.join()
+    assert bytes(buffer) == b"abc" + bytes(7)
+    other = multiplexer.submit(PacketType.LSTAT, b"")
+    _, number, _ = server.request()
+    server.socket.sendall(b"defghij")
+    server.reply(PacketType.STATUS, number, status(0))
+    assert multiplexer.wait(other).reply_type == PacketType.STATUS
+    assert bytes(buffer) == b"abc" + bytes(7)
 
 
 # The real server, without SSH.

@@ -17,13 +17,26 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from netoverlay.backend_api import Access, AttributeChange, Capabilities, Creation, RenameFlags, UnavailableError
+from netoverlay.backend_api import (
+    Access,
+    AttributeChange,
+    Capabilities,
+    Creation,
+    FileType,
+    RenameFlags,
+    UnavailableError,
+)
 from netoverlay.cache.metadata import MetadataCache
 from netoverlay.testing.memory_backend import ALL_CAPABILITIES, MemoryBackend
-from tests.cache.calls import WatchedBackend
+from tests.cache.calls import WatchedBackend, write_file
 
-PATHS = ["a", "b", "d", "d/x", "d/y", "d/e", "d/e/x"]
-FLAGS = [RenameFlags.NONE, RenameFlags.NOREPLACE, RenameFlags.EXCHANGE, RenameFlags.WHITEOUT]
+PATHS = ["a", "b", "c", "d", "d/x", "d/y", "d/e", "d/e/x", "d/e/y"]
+FLAGS = [RenameFlags.NONE] * 3 + [RenameFlags.NOREPLACE, RenameFlags.EXCHANGE, RenameFlags.WHITEOUT]
+
+any_path = st.sampled_from(["", *PATHS])
+any_number = st.integers(0, 100)
+"""Chooses among what there is, or is not, when the rule runs."""
+seldom = st.integers(0, 7).map(lambda number: number == 7)
 
 
 class LostReply(WatchedBackend):
@@ -40,6 +53,8 @@ class LostReply(WatchedBackend):
 
 
 class CacheMachine(RuleBasedStateMachine):
+    """Looks at everything after each step."""
+
     capabilities: Capabilities = ALL_CAPABILITIES
     files = Bundle("files")
 
@@ -49,10 +64,12 @@ class CacheMachine(RuleBasedStateMachine):
         self.below = LostReply(self.truth)
         self.cache = MetadataCache(self.below, ttl=None, max_entries=25, ahead=0)
         self.cache.connect()
-        self.cache.mkdir("d", 0o755)
-        self.cache.mkdir("d/e", 0o755)
+        for path in ("d", "d/e"):
+            self.truth.mkdir(path, 0o755)
+        for path in ("a", "b", "d/x"):
+            write_file(self.truth, path, b"data")
 
-    def attempt(self, function, *args, lost=False, **kwargs):
+    def attempt(self, lost, function, *args, **kwargs):
         self.below.lose = lost
         try:
             return function(*args, **kwargs)
@@ -61,61 +78,84 @@ class CacheMachine(RuleBasedStateMachine):
         finally:
             self.below.lose = False
 
-    @rule(path=st.sampled_from(PATHS), lost=st.booleans())
-    def mkdir(self, path, lost):
-        self.attempt(self.cache.mkdir, path, 0o755, lost=lost)
+    def type_of(self, path):
+        try:
+            return self.truth.stat(path).type
+        except OSError:
+            return None
 
-    @rule(path=st.sampled_from(PATHS), to=st.sampled_from(["t", "u"]), lost=st.booleans())
-    def symlink(self, path, to, lost):
-        self.attempt(self.cache.symlink, path, to, lost=lost)
+    def choose(self, number, *types):
+        """One of the paths where there is one of `types`; None in them stands for what is not there."""
+        paths = [path for path in PATHS if self.type_of(path) in types] or PATHS
+        return paths[number % len(paths)]
 
-    @rule(path=st.sampled_from(PATHS), lost=st.booleans())
-    def unlink(self, path, lost):
-        self.attempt(self.cache.unlink, path, lost=lost)
+    def something(self, number):
+        return self.choose(number, *FileType)
 
-    @rule(path=st.sampled_from(PATHS), lost=st.booleans())
-    def rmdir(self, path, lost):
-        self.attempt(self.cache.rmdir, path, lost=lost)
+    def nothing(self, number):
+        return self.choose(number, None)
 
-    @rule(old=st.sampled_from(PATHS), new=st.sampled_from(PATHS), flags=st.sampled_from(FLAGS), lost=st.booleans())
-    def rename(self, old, new, flags, lost):
-        self.attempt(self.cache.rename, old, new, flags, lost=lost)
+    @rule(number=any_number, lost=seldom)
+    def mkdir(self, number, lost):
+        self.attempt(lost, self.cache.mkdir, self.nothing(number), 0o755)
 
-    @rule(old=st.sampled_from(PATHS), new=st.sampled_from(PATHS), lost=st.booleans())
+    @rule(number=any_number, to=st.sampled_from("tu"), lost=seldom)
+    def symlink(self, number, to, lost):
+        self.attempt(lost, self.cache.symlink, self.nothing(number), to)
+
+    @rule(number=any_number, lost=seldom)
+    def unlink(self, number, lost):
+        self.attempt(lost, self.cache.unlink, self.choose(number, FileType.REGULAR, FileType.SYMLINK))
+
+    @rule(number=any_number, to=st.sampled_from("tu"))
+    def another_symlink_in_its_place(self, number, to):
+        path = self.choose(number, FileType.SYMLINK)
+        self.attempt(False, self.cache.unlink, path)
+        self.attempt(False, self.cache.symlink, path, to)
+
+    @rule(number=any_number, lost=seldom)
+    def rmdir(self, number, lost):
+        self.attempt(lost, self.cache.rmdir, self.choose(number, FileType.DIRECTORY))
+
+    @rule(number=any_number, new=st.sampled_from(PATHS), flags=st.sampled_from(FLAGS), lost=seldom)
+    def rename(self, number, new, flags, lost):
+        self.attempt(lost, self.cache.rename, self.something(number), new, flags)
+
+    @rule(old=any_number, new=any_number, lost=seldom)
     def link(self, old, new, lost):
-        self.attempt(self.cache.link, old, new, lost=lost)
+        self.attempt(lost, self.cache.link, self.choose(old, FileType.REGULAR), self.nothing(new))
 
-    @rule(path=st.sampled_from(PATHS), mode=st.sampled_from([0o600, 0o640]), lost=st.booleans())
-    def chmod(self, path, mode, lost):
-        self.attempt(self.cache.set_attributes, path, AttributeChange(mode=mode), lost=lost)
+    @rule(number=any_number, mode=st.sampled_from([0o600, 0o640]), lost=seldom)
+    def chmod(self, number, mode, lost):
+        self.attempt(lost, self.cache.set_attributes, self.something(number), AttributeChange(mode=mode))
 
-    @rule(
-        target=files,
-        path=st.sampled_from(PATHS),
-        access=st.sampled_from(Access),
-        create=st.sampled_from(Creation),
-        truncate=st.booleans(),
-        lost=st.booleans(),
-    )
-    def open(self, path, access, create, truncate, lost):
-        file = self.attempt(self.cache.open, path, access, create=create, truncate=truncate, lost=lost)
+    @rule(target=files, number=any_number, access=st.sampled_from(Access), truncate=seldom, lost=seldom)
+    def open(self, number, access, truncate, lost):
+        path = self.choose(number, FileType.REGULAR)
+        file = self.attempt(lost, self.cache.open, path, access, truncate=truncate)
+        return multiple(file) if file else multiple()
+
+    @rule(target=files, number=any_number, lost=seldom)
+    def create(self, number, lost):
+        path = self.nothing(number)
+        file = self.attempt(lost, self.cache.open, path, Access.READ_WRITE, create=Creation.EXCLUSIVE)
         return multiple(file) if file else multiple()
 
     @rule(file=files, size=st.integers(1, 50))
     def write(self, file, size):
-        self.attempt(file.write_at, 0, b"x" * size)
+        self.attempt(False, file.write_at, 0, b"x" * size)
 
-    @rule(file=files, mode=st.sampled_from([0o604, 0o606]), lost=st.booleans())
+    @rule(file=files, mode=st.sampled_from([0o604, 0o606]), lost=seldom)
     def fchmod(self, file, mode, lost):
-        self.attempt(file.set_attributes, AttributeChange(mode=mode), lost=lost)
+        self.attempt(lost, file.set_attributes, AttributeChange(mode=mode))
 
-    @rule(file=consumes(files), lost=st.booleans())
+    @rule(file=consumes(files), lost=seldom)
     def close(self, file, lost):
-        self.attempt(file.close, lost=lost)
+        self.attempt(lost, file.close)
 
-    @rule(path=st.sampled_from(PATHS))
-    def stat_one(self, path):
-        assert self.outcome(self.cache, "stat", path) == self.outcome(self.truth, "stat", path)
+    @rule(name=st.sampled_from(["stat", "readlink", "list_dir"]), path=any_path)
+    def look(self, name, path):
+        assert self.outcome(self.cache, name, path) == self.outcome(self.truth, name, path), (name, path)
 
     def outcome(self, backend, name, path):
         try:
@@ -126,35 +166,31 @@ class CacheMachine(RuleBasedStateMachine):
 
     @invariant()
     def same_answers(self):
-        for name in ("stat", "readlink", "list_dir"):  # listing refreshes what the others must know without it
+        for name in ("stat", "readlink", "list_dir"):  # the last refreshes what the others must know without it
             for path in ["", *PATHS]:
-                assert self.outcome(self.cache, name, path) == self.outcome(self.truth, name, path), (name, path)
+                CacheMachine.look(self, name, path)
 
 
 class WithoutLinkCounts(CacheMachine):
+    """On a transport that does not tell what is linked."""
+
     capabilities = dataclasses.replace(ALL_CAPABILITIES, link_counts=False, file_ids=False)
 
 
 class SeldomLooking(CacheMachine):
-    """Looks at one path at a time, so that more of the cache's states are met."""
+    """Looks at one path at a time, so that more states of the cache are met."""
 
     @invariant()
     def same_answers(self):
         pass
-
-    @rule(path=st.sampled_from(["", *PATHS]))
-    def list_one(self, path):
-        assert self.outcome(self.cache, "list_dir", path) == self.outcome(self.truth, "list_dir", path)
-
-    @rule(path=st.sampled_from(PATHS))
-    def read_one_link(self, path):
-        assert self.outcome(self.cache, "readlink", path) == self.outcome(self.truth, "readlink", path)
 
     def teardown(self):
         CacheMachine.same_answers(self)
 
 
 class SeldomLookingWithoutLinkCounts(SeldomLooking):
+    """Both."""
+
     capabilities = WithoutLinkCounts.capabilities
 
 
@@ -163,6 +199,6 @@ def test_any_sequence_of_calls(machine):
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=80, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )

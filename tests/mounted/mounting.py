@@ -49,9 +49,9 @@ class OverlayMount:
         upper: Path | None = None,
         prefix: Sequence[str] = (),
         unmount_prefix: Sequence[str] | None = None,
-        more: str = "",
+        tables: str = "",
     ) -> None:
-        """`lowers`: the `[[lower]]` tables. `upper`: default a new directory of `directory`. `prefix`: to run it as."""
+        """`lowers`: the `[[lower]]` tables. `upper`: default a new directory of `directory`. `tables`: further ones."""
         self.directory = directory
         self.path = directory / "mnt"
         self.upper = upper or directory / "upper"
@@ -61,8 +61,8 @@ class OverlayMount:
         self._unmount_prefix = list(prefix if unmount_prefix is None else unmount_prefix)
         for made in (self.path, self.upper):
             made.mkdir(parents=True, exist_ok=True)
-        tables = f'[upper]\nurl = "{self.upper}"\n[cache]\ndirectory = "{directory}/cache"\n'
-        self.profile.write_text(f"{more}\n{lowers}\n{tables}")
+        written = f'[upper]\nurl = "{self.upper}"\n[cache]\ndirectory = "{directory}/cache"\n'
+        self.profile.write_text(f"{lowers}\n{written}\n{tables}")
 
     def mount(self) -> None:
         run(*self._prefix, *COMMAND, "mount", self.profile, self.path, "--log-file", self.log)

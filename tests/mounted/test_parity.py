@@ -1,0 +1,40 @@
+"""The same calls on the mount and in a native directory give the same: values, errors, and the tree that is left."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from tests.mounted.mounting import OverlayMount, run
+
+CALLS = Path(__file__).with_name("calls.py")
+
+
+def test_every_call_gives_what_it_gives_on_a_native_directory(tmp_path: Path, lower, transport: str) -> None:
+    base, native = tmp_path / "base", tmp_path / "native"
+    for top in (base, native):
+        top.mkdir()
+        # SFTP tells no inode numbers, so there two names of one file in the base are two files.
+        run(sys.executable, CALLS, "plant", top, *(["--without-links"] if transport == "sftp" else []))
+    expected = json.loads(run(sys.executable, CALLS, "call", native))
+    with OverlayMount(tmp_path / "m", lower(base), tables="[mount]\nallow_other = true\n") as mount:
+        given = json.loads(run(sys.executable, CALLS, "call", mount.path))
+        differing = {name: (given[name], expected[name]) for name in expected if given[name] != expected[name]}
+        assert not differing
+        shown = {name: tree for name, (_, tree) in given.items()}
+        mount.remount()
+        again = json.loads(run(sys.executable, "-c", _LIST, mount.path))
+        assert again == shown
+
+
+_LIST = f"""
+import json, os, sys
+sys.path.insert(0, {str(CALLS.parent)!r})
+import calls
+found = {{}}
+for name in calls.CALLS:
+    os.chdir(f"{{sys.argv[1]}}/{{name}}")
+    found[name] = calls.tree()
+json.dump(found, sys.stdout)
+"""
