@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,10 @@ def transport(request: pytest.FixtureRequest) -> str:
 def lower(transport: str, sshd: SshServer):
     """Makes the profile's table for a base directory, reached by each transport in turn."""
 
-    def table(base: Path, *, immutable: bool = True) -> str:
+    def table(base: Path, *, immutable: bool = True, keys: Sequence[str] = ()) -> str:
         if transport == "local":
-            return layer_table(str(base), immutable=immutable)
-        keys = [f'identity_file = "{sshd.identity_file}"', f'known_hosts = "{sshd.known_hosts}"']
-        return layer_table(sshd.url(base), keys, immutable=immutable)
+            return layer_table(str(base), keys, immutable=immutable)
+        login = [f'identity_file = "{sshd.identity_file}"', f'known_hosts = "{sshd.known_hosts}"']
+        return layer_table(sshd.url(base), [*login, *keys], immutable=immutable)
 
     return table
