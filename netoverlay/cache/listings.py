@@ -283,7 +283,8 @@ class Listings:
         with self._lock:
             here = self._linked_below(old)
             there = self._linked_below(new) if exchange else set()
-            self._linked -= here | there
+            if old not in here or new not in self._linked:  # of two names of one file both stay (rename(2))
+                self._linked -= here | there
             self._linked |= {new + path[len(old) :] for path in here} | {old + path[len(new) :] for path in there}
 
     def is_linked(self, path: LayerPath) -> bool:

@@ -1,4 +1,4 @@
-"""Many threads change one tree at once. Locks are taken in order (trees.py turns the check on), and what is shown stays."""
+"""Many threads change one tree at once: locks are taken in order (trees.py turns the check on), what is shown stays."""
 
 from __future__ import annotations
 
