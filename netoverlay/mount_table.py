@@ -1,4 +1,4 @@
-"""The mounts of netoverlay, from the kernel's table: what it says is true even if no file system answers."""
+"""What is mounted, from the kernel's table: what that says is true even if no file system answers."""
 
 from __future__ import annotations
 
@@ -31,10 +31,23 @@ def netoverlay_mounts() -> list[MountTableEntry]:
 def mount_at(path: str) -> MountTableEntry | None:
     """The uppermost mount of netoverlay at exactly `path`, which may be relative, or lead there by symbolic links."""
     mounts = {entry.mountpoint: entry for entry in netoverlay_mounts()}
-    absolute = os.path.abspath(path)
-    beside = os.path.join(os.path.realpath(os.path.dirname(absolute)), os.path.basename(absolute))
     # The last component is looked at only if it is no mountpoint: a mount that does not answer would block that.
-    return mounts.get(beside) or mounts.get(os.path.realpath(path))
+    return mounts.get(_without_last_link(path)) or mounts.get(os.path.realpath(path))
+
+
+def mounted_device(mountpoint: str) -> int | None:
+    """The device number (st_dev) of what is mounted last on `mountpoint`, of any type; None if nothing is.
+
+    A symbolic link as the last component is not followed: to look at it would ask the file system.
+    """
+    wanted = _without_last_link(mountpoint)
+    found = None
+    with open(TABLE, "rb") as table:
+        for line in table:
+            path, device_number = _place(line)
+            if path == wanted:
+                found = device_number
+    return found
 
 
 def required_mount(path: str) -> MountTableEntry:
@@ -52,9 +65,20 @@ def _parse(line: bytes) -> MountTableEntry | None:
     user_id = re.search(rb"\buser_id=(\d+)", options)
     if type_name != FILE_SYSTEM_TYPE or user_id is None:
         return None
-    fields = mount.split(b" ")
+    return MountTableEntry(*_place(mount), int(user_id[1]))
+
+
+def _place(line: bytes) -> tuple[str, int]:
+    """The mountpoint of a line, and its device number."""
+    fields = line.split(b" ")
     major, minor = fields[2].split(b":")
-    return MountTableEntry(os.fsdecode(_unescape(fields[4])), os.makedev(int(major), int(minor)), int(user_id[1]))
+    return os.fsdecode(_unescape(fields[4])), os.makedev(int(major), int(minor))
+
+
+def _without_last_link(path: str) -> str:
+    """The absolute path, with symbolic links resolved in all components but the last."""
+    absolute = os.path.abspath(path)
+    return os.path.join(os.path.realpath(os.path.dirname(absolute)), os.path.basename(absolute))
 
 
 def _unescape(field: bytes) -> bytes:

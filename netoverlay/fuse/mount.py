@@ -16,6 +16,8 @@ import subprocess
 from dataclasses import dataclass
 from typing import Final
 
+from netoverlay.mount_table import mounted_device
+
 DEVICE: Final = "/dev/fuse"
 _SUBTYPE: Final = "netoverlay"
 _FUSERMOUNT: Final = "fusermount3"
@@ -120,29 +122,6 @@ def unmount(mountpoint: str, device_number: int | None = None, *, lazy: bool = F
         message = done.stderr.decode(errors="replace").strip()
         code = errno.EBUSY if "busy" in message else errno.EPERM
         raise OSError(code, f"cannot unmount: {message}", mountpoint)
-
-
-def mounted_device(mountpoint: str) -> int | None:
-    """The device number (st_dev) of what is mounted last on `mountpoint`; None if nothing is.
-
-    Read from the mount table, because a stat would ask the file system itself, which may not answer.
-    """
-    wanted = os.path.realpath(os.path.dirname(os.path.abspath(mountpoint)))
-    wanted = os.path.join(wanted, os.path.basename(os.path.abspath(mountpoint)))
-    found = None
-    with open("/proc/self/mountinfo", "rb") as table:
-        for line in table:
-            fields = line.split(b" ")
-            if _unescape(fields[4]) == os.fsencode(wanted):
-                major, minor = fields[2].split(b":")
-                found = os.makedev(int(major), int(minor))
-    return found
-
-
-def _unescape(field: bytes) -> bytes:
-    """Of /proc/self/mountinfo, which writes blanks, tabs, line ends and backslashes as \\ooo (proc(5))."""
-    head, *rest = field.split(b"\\")
-    return head + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in rest)
 
 
 def _check_mountpoint(mountpoint: str) -> None:

@@ -50,7 +50,7 @@ def expected() -> dict[str, Tree]:
 
 
 def attempt(directory: Path, change: str, arm: Callable[[Faults], None], *, dies: bool) -> tuple[bool, list[Tree]]:
-    """Make the change with faults: whether it succeeded, and the trees that this mount, if it lives, and the next show."""
+    """Make the change with faults: if it succeeded, and the trees that this mount, if it lives, and the next show."""
     shutil.rmtree(directory, ignore_errors=True)
     write_tree(directory / "lower0", BASE)
     faults = Faults()
