@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from netoverlay.fuse.mount import mounted_device
+from netoverlay.mount_table import mounted_device
 from tests.mounted.mounting import COMMAND, OverlayMount, layer_table, run, wait_for_end
 from tests.servers.sshd import SshServer, free_port, make_key
 
