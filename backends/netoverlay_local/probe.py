@@ -101,7 +101,7 @@ def probe_capabilities(root: int) -> Capabilities:
 
 def file_system_type(descriptor: int) -> str:
     """The type of the mount that an open file lies on, as mountinfo (proc(5)) names it; "" if it is not shown there."""
-    with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as lines:
+    with open(f"/proc/self/fdinfo/{descriptor}", encoding="utf-8") as lines:
         mount_id = next(line.split()[1] for line in lines if line.startswith("mnt_id:"))
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
@@ -176,9 +176,9 @@ def _has_locks(descriptor: int) -> bool:
 
 def _is_privileged(capability: int) -> bool:
     """Whether this process has `capability` in the initial user namespace, where the kernel asks for these."""
-    with open("/proc/self/uid_map", encoding="ascii") as lines:
+    with open("/proc/self/uid_map", encoding="utf-8") as lines:
         if lines.read().split() != WHOLE_ID_RANGE:
             return False
-    with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
+    with open("/proc/self/status", encoding="utf-8", errors="replace") as lines:
         effective = next(int(line.split()[1], 16) for line in lines if line.startswith("CapEff:"))
     return bool(effective >> capability & 1)

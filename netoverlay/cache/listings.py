@@ -279,13 +279,13 @@ class Listings:
             self._linked.discard(path)
 
     def rename(self, old: LayerPath, new: LayerPath, *, exchange: bool) -> None:
-        """What was linked at `old` or below is at `new`; for an exchange also the other way round."""
+        """What was linked at `old` or below may be at `new`; for an exchange also the other way round."""
         with self._lock:
-            here = self._linked_below(old)
-            there = self._linked_below(new) if exchange else set()
-            if old not in here or new not in self._linked:  # of two names of one file both stay (rename(2))
-                self._linked -= here | there
-            self._linked |= {new + path[len(old) :] for path in here} | {old + path[len(new) :] for path in there}
+            moved = {new + path[len(old) :] for path in self._linked_below(old)}
+            if exchange:
+                moved |= {old + path[len(new) :] for path in self._linked_below(new)}
+            # The old names stay: the reply may be lost, and a rename of a file to its own other name changes nothing.
+            self._linked |= moved
 
     def is_linked(self, path: LayerPath) -> bool:
         """Whether link() was told of `path`."""

@@ -8,6 +8,7 @@ import os
 import signal
 import struct
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -312,6 +313,14 @@ def test_a_slow_server_that_is_alive_keeps_its_connection(tmp_path):
         assert backend._connector.session() is before
 
 
+def assert_threads_end(before: int, seconds: float = 10.0) -> None:
+    """No more threads run than before: the library's own need a moment to notice that their connection is closed."""
+    give_up_at = time.monotonic() + seconds
+    while threading.active_count() > before:
+        assert time.monotonic() < give_up_at, threading.enumerate()
+        time.sleep(0.02)
+
+
 def test_closing_ends_everything(sshd, tmp_path):
     before = threading.active_count()
     backend = sftp_backend(sshd, tmp_path)
@@ -320,7 +329,7 @@ def test_closing_ends_everything(sshd, tmp_path):
     backend.close()
     with pytest.raises(UnavailableError):
         backend.stat("")
-    assert threading.active_count() <= before
+    assert_threads_end(before)
     assert backend.connection_state() == "down"
 
 
@@ -331,7 +340,7 @@ def test_a_failed_connect_leaves_nothing_behind(sshd, tmp_path, transport):
     for _ in range(3):
         with sftp_backend(sshd, Path("/no/such/root"), transport=transport) as backend, pytest.raises(LayerSetupError):
             backend.connect()
-    assert threading.active_count() <= threads
+    assert_threads_end(threads)
     assert len(set(os.listdir("/proc/self/fd")) - before) <= 1
 
 
