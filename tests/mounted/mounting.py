@@ -73,6 +73,11 @@ class OverlayMount:
         log = self.log.read_text()
         assert not UNEXPECTED.search(log), log
 
+    def unmount_quietly(self) -> None:
+        """Unmount, if it is mounted, where the log may hold warnings of what the test did."""
+        if os.path.ismount(self.path):
+            run(*self._unmount_prefix, *COMMAND, "umount", self.path)
+
     def remount(self) -> None:
         self.unmount()
         self.mount()
