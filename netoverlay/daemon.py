@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -43,6 +44,7 @@ def serve(profile: Profile, mountpoint: Path, *, on_ready: Callable[[], None]) -
     Before `on_ready`: ConfigError if a layer cannot be connected or the upper is held, OSError if the mount cannot be
     made; then nothing is left mounted. SIGTERM, SIGINT and SIGHUP unmount. Call it on the main thread.
     """
+    _allow_open_files()
     with ExitStack() as cleanup:
         layers = _connect_layers(profile, _content_store(profile, cleanup), cleanup)
         upper = next((layer for layer in layers if layer.is_upper), None)
@@ -91,6 +93,12 @@ def check(profile: Profile) -> list[LayerReport]:
                 report = LayerReport(key=settings.key, url=str(settings.url), capabilities=table)
             reports.append(report)
     return reports
+
+
+def _allow_open_files() -> None:
+    """Every file that is open in the mount is open here too: take as many descriptors as the system gives."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _content_store(profile: Profile, cleanup: ExitStack) -> DiskStore:

@@ -146,8 +146,7 @@ class MetadataCache(DelegatingBackend):
         with self._changing(path, split_path(path)[0]), self._losing_names(path):
             self.inner.unlink(path)
             self._listings.unlink(path)
-            if self._files.gone(path):
-                self._listings.forget_all()
+            self._files.gone(path)
 
     def rmdir(self, path: LayerPath) -> None:
         with self._changing(path, split_path(path)[0], trees=(path,)):
@@ -159,8 +158,8 @@ class MetadataCache(DelegatingBackend):
         self._listings.rename(old, new, exchange=exchange)
         with self._changing(*changed, trees=(old, new)), self._losing_names(old, new):
             self.inner.rename(old, new, flags)
-            if not exchange and old != new and self._files.gone(new):
-                self._listings.forget_all()
+            if not exchange and old != new:
+                self._files.gone(new)
             self._files.moved(old, new, exchange=exchange)
 
     def symlink(self, path: LayerPath, target: str) -> None:
@@ -242,7 +241,6 @@ class MetadataCache(DelegatingBackend):
             yield
         except UnavailableError:
             self._files.lost(*paths)
-            self._listings.forget_all()
             raise
 
     def _may_be_linked(self, path: LayerPath) -> bool:

@@ -135,13 +135,11 @@ class OpenFiles:
             for place in self._places.get(path, ()):
                 self._set(place, path, linked=True)
 
-    def gone(self, path: LayerPath) -> bool:
-        """The name was removed, or taken by another file. Whether a file that is being written was set adrift."""
+    def gone(self, path: LayerPath) -> None:
+        """The name was removed, or taken by another file."""
         with self._lock:
-            places = self._places.pop(path, [])
-            for place in places:
+            for place in self._places.pop(path, []):
                 self._set(place, None, linked=place.linked)
-            return any(place.is_adrift and place.writes for place in places)
 
     def moved(self, old: LayerPath, new: LayerPath, *, exchange: bool) -> None:
         """What stood at `old` and below stands at `new`; for an exchange also the other way round."""

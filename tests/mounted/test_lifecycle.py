@@ -141,3 +141,22 @@ def test_layers_of_both_kinds_are_one_tree(tmp_path: Path, base: Path, sshd) -> 
         status = run(*COMMAND, "status", mount.path)
         assert str(other) in status
         assert sshd.url(base) in status
+
+
+def test_more_files_are_open_than_the_shell_allows(tmp_path: Path, lower, base: Path) -> None:
+    for number in range(400):
+        (base / f"n{number}").write_text(str(number))
+    with OverlayMount(tmp_path / "m", lower(base), prefix=["prlimit", "--nofile=256:4096"]) as mount:
+        files = []
+        try:
+            for number in range(400):
+                file = (mount.path / f"n{number}").open("r+")
+                files.append(file)
+                file.write("x")
+                file.flush()
+            for file in files:
+                file.seek(0)
+                assert file.read(1) == "x"
+        finally:
+            for file in files:
+                file.close()
