@@ -124,11 +124,11 @@ class CopyUp:
         about_to_wait()
         source = inode.lower_place()
         temporary = self._workspace.temporary()
+        opened: BackendFile | None = None
         try:
             if inode.type is FileType.REGULAR:
                 opened = self._regular_file(inode, source, temporary, size)
             else:
-                opened = None
                 self._special_file(inode, source, temporary)
             if inode.names:
                 self._publish(temporary, inode.names)
@@ -137,6 +137,8 @@ class CopyUp:
             else:
                 self._backend.unlink(temporary)
         except BaseException:
+            if opened is not None:
+                opened.close()
             self._workspace.discard(temporary)
             raise
         self._switch_backing(inode, opened)
