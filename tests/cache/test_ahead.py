@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 
 import pytest
 
 from netoverlay.backend_api import FileType, UnavailableError, join_path
-from netoverlay.cache.ahead import START_CREDITS
+from netoverlay.cache.ahead import START_CREDITS, Ahead
 from netoverlay.cache.metadata import MetadataCache
 from netoverlay.testing.memory_backend import MemoryBackend
 from netoverlay.wrappers.intercept import Operation
@@ -29,6 +30,11 @@ def walk(backend, path=""):
         if entry.stat.type is FileType.DIRECTORY:
             found += walk(backend, join_path(path, entry.name))
     return found
+
+
+def wait_until_idle(ahead):
+    while ahead._in_flight:
+        time.sleep(0.001)
 
 
 @pytest.fixture
@@ -79,14 +85,53 @@ def test_one_directory_is_no_walk(layer):
     assert watched.count(Operation.LIST_DIR) == 2
 
 
-def test_what_is_not_used_ends(layer):
-    memory, watched, cache = layer
-    make_tree(memory, 1, 300)
-    cache.list_dir("")
-    cache.list_dir("d299")
-    cache.list_dir("d298")
-    cache.close()
-    assert watched.count(Operation.LIST_DIR) <= 3 + START_CREDITS
+def test_what_is_not_used_ends():
+    fetched, enough = [], threading.Event()
+
+    def fetch(path):
+        fetched.append(path)
+        if len(fetched) == START_CREDITS:
+            enough.set()
+        return ()
+
+    ahead = Ahead("test", 4, fetch)
+    children = [f"d{number}" for number in range(300)]
+    for _ in range(2):
+        ahead.missed("", lambda: children)
+    assert enough.wait(60)
+    time.sleep(0.05)
+    ahead.stop()
+    ahead.join()
+    assert sorted(fetched) == sorted(children[:START_CREDITS]), "the nearest, and no more than was granted"
+
+
+def test_after_a_failure_nothing_is_fetched():
+    fetched = []
+
+    def fetch(path):
+        fetched.append(path)
+        raise UnavailableError("down")
+
+    ahead = Ahead("test", 1, fetch)
+    for _ in range(2):
+        ahead.missed("", lambda: ["a", "b", "c"])
+    wait_until_idle(ahead)
+    ahead.used()
+    wait_until_idle(ahead)
+    ahead.stop()
+    ahead.join()
+    assert fetched == ["a"]
+
+
+def test_an_error_of_our_own_is_told(caplog):
+    ahead = Ahead("test", 1, lambda path: 1 // 0)
+    for _ in range(2):
+        ahead.missed("", lambda: ["a"])
+    while not caplog.records:
+        time.sleep(0.001)
+    ahead.stop()
+    ahead.join()
+    assert "ZeroDivisionError" in caplog.text
 
 
 def test_a_failure_ahead_is_nobodys_error_and_ends_it(layer):

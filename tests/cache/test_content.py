@@ -212,6 +212,7 @@ def test_a_file_that_changes_while_it_is_fetched_is_not_kept(layer, size):
     watched.before[Operation.FILE_READ] = change
     with cache.open("file", Access.READ) as file:
         assert file.read_at(0, 5) == b"bbbbb"
+        assert file.stat() == layer.memory.stat("file")
     layer.memory.set_attributes("file", OLD)
     with layer.memory.open("file", Access.WRITE) as writer:
         writer.write_at(0, b"a" * size)

@@ -124,6 +124,8 @@ def test_a_store_that_cannot_be_written_is_bypassed_with_one_warning(store, tmp_
         patch.setattr(disk_store.os, "write", fail)
         for number in range(5):
             assert not store.put(entry_key(number), b"x")
+            store._resume = 0.0
+        assert not store.put(entry_key("last"), b"x")
     assert not store.is_writable
     assert store.read(entry_key("before")) == b"x"
     assert [record.levelno for record in caplog.records] == [logging.WARNING]

@@ -126,6 +126,18 @@ def test_an_error_is_told_and_not_kept(memory, call, error):
     assert cache.stat("d/one").size == 5
 
 
+def test_an_unreachable_layer_is_not_asked_a_second_way(memory):
+    watched, cache = cached(memory)
+
+    def fail(_):
+        raise UnavailableError("down")
+
+    watched.before[Operation.LIST_DIR] = fail
+    with pytest.raises(UnavailableError):
+        cache.stat("d/one")
+    assert watched.count(Operation.STAT) == 0
+
+
 def test_a_directory_that_may_not_be_read_can_be_searched(memory):
     watched, cache = cached(memory)
 
