@@ -25,7 +25,7 @@ from netoverlay.backend_api import Access, Backend, Creation, parse_url
 from netoverlay_sftp import PLUGIN, SftpOptions
 from tests.servers.sshd import SshServer, required_program
 
-CALL_BYTES = 8 << 20
+CALL_BYTES = 32 << 20
 STATS = 2000
 DEADLINE = 60.0
 MEGABYTE = 1_000_000

@@ -12,8 +12,8 @@ from netoverlay_sftp.errors import StatusError
 from netoverlay_sftp.multiplexer import Request
 from netoverlay_sftp.protocol import Extension, PacketType, StatusCode
 
-NEAR_DEPTH = 16
-"""Pieces in flight; at 255 KiB each, 4 MiB."""
+NEAR_DEPTH = 32
+"""Pieces in flight; at 255 KiB each, 8 MiB."""
 FAR_DEPTH = 64
 FAR_SECONDS = 0.005
 """The round trip from which more must be in flight to fill the line."""
