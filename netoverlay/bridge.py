@@ -205,24 +205,11 @@ class Bridge(Operations):
         except FileExistsError:
             if body.flags & os.O_EXCL:
                 raise
-            return self._open_existing(directory, body)
+            # The kernel did not know it, so has not asked whether the caller may open it. On ESTALE it looks again.
+            raise os_error(errno.ESTALE) from None
         handle = self._overlay.files.adopt(made.inode, made.file, values.access(body.flags))
         entry = self._entry(Entry(made.inode, made.stat))
         return replies.created(entry, self._handles.add_file(handle), self._file_flags)
-
-    def _open_existing(self, directory: DirectoryInode, body: requests.CreateRequest) -> Reply:
-        """CREATE of a file that is there, which the kernel did not know."""
-        entry = self._overlay.lookup.lookup(directory, body.name)
-        if entry is None:
-            raise os_error(errno.ENOENT)
-        try:
-            if not isinstance(entry.inode, FileInode):
-                raise os_error(errno.EISDIR)
-            handle = self._open_file(entry.inode, body.flags, body.open_flags)
-        except BaseException:
-            self._inodes.forget(entry.inode.nodeid)
-            raise
-        return replies.created(self._entry(entry), self._handles.add_file(handle), self._file_flags)
 
     def tmpfile(self, request: RequestHeader, body: requests.CreateRequest) -> Reply:
         del request, body
@@ -300,9 +287,14 @@ class Bridge(Operations):
         packer = replies.DirectoryPacker(body.size)
         with handle.inode.directory_lock:
             for name, ino, kind, position, listed in directories.read_locked(handle, body.offset):
-                entry = None if listed is None else directories.entry_locked(handle, listed)
-                if entry is None and listed is not None:
-                    continue
+                try:
+                    entry = None if listed is None else directories.entry_locked(handle, listed)
+                except OSError:
+                    # Listed without attributes, as by READDIR: whoever looks it up is told what is wrong with it.
+                    entry = None
+                else:
+                    if entry is None and listed is not None:
+                        continue
                 found = None if entry is None else self._entry(entry)
                 if not packer.add_plus(name, ino, kind >> 12, position, found):
                     if entry is not None:

@@ -167,7 +167,10 @@ class Operations(abc.ABC):
 
     @abc.abstractmethod
     def create(self, request: RequestHeader, body: requests.CreateRequest) -> Reply:
-        """replies.created. Opens an existing file unless the flags hold O_EXCL (EEXIST)."""
+        """replies.created. For a name that is taken EEXIST if the flags hold O_EXCL, else ESTALE.
+
+        The kernel checks no permissions of what it takes to be new; on ESTALE it looks the name up again.
+        """
 
     @abc.abstractmethod
     def lseek(self, request: RequestHeader, body: requests.LseekRequest) -> Reply:

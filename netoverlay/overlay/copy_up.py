@@ -229,7 +229,8 @@ class CopyUp:
 
         The times of the directories stay: nothing in them changes for a program.
         """
-        with self._tree.paths.shared():
+        # PATHS exclusive, so that no change of a parent comes between its times being read and set again.
+        with self._tree.paths.exclusive():
             parents = [self._tree.upper_path(directory) for directory, _ in names]
             paths = [join_path(parent, name) for parent, (_, name) in zip(parents, names, strict=True)]
             times = [self._backend.stat(parent) for parent in parents]
@@ -259,6 +260,8 @@ class CopyUp:
 
     def _switch_backing(self, inode: FileInode, opened: BackendFile | None) -> None:
         """From here on the inode is the upper's. Precondition: COPY_UP is held."""
+        # First, for who opens it meanwhile counts his handle first and then asks where it is: one sees the other.
+        inode.in_upper = True
         if opened is not None:
             if inode.handles:
                 if inode.file is not None:
@@ -266,7 +269,6 @@ class CopyUp:
                 inode.file, inode.writable = opened, True
             else:
                 opened.close()
-        inode.in_upper = True
         if inode.keys and inode.names:
             stat = self._tree.stat_locked(inode)
             if stat.file_id is not None:

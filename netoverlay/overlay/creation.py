@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import errno
 import stat as stat_bits
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -104,12 +105,13 @@ class Creator:
                 path = join_path(self._tree.upper_path(directory), name)
                 made = temporary or path
                 self._backend.mkdir(made, mode | setgid)
-                self._give(made, Owner(owner.uid, group), mode | setgid)
-                if temporary is not None:
-                    self._upper.marks.set_opaque(temporary)
-                    self._backend.rename(temporary, path, RenameFlags.EXCHANGE)
-                    self._backend.unlink(temporary)
-                stat = self._backend.stat(path)
+                with self._discarding_on_failure(made):
+                    self._give(made, Owner(owner.uid, group), mode | setgid)
+                    if temporary is not None:
+                        self._upper.marks.set_opaque(temporary)
+                        self._backend.rename(temporary, path, RenameFlags.EXCHANGE)
+                        self._backend.unlink(temporary)
+                    stat = self._backend.stat(path)
             return self._enter_locked(directory, name, stat, path)
 
     def link(self, inode: FileInode, directory: DirectoryInode, name: str) -> Entry:
@@ -123,9 +125,10 @@ class Creator:
                 path = join_path(self._tree.upper_path(directory), name)
                 temporary = self._workspace.temporary() if above is not None else None
                 self._backend.link(self._tree.upper_path(inode), temporary or path)
-                if temporary is not None:
-                    self._backend.rename(temporary, path)
-                stat = self._backend.stat(path)
+                with self._discarding_on_failure(temporary or path):
+                    if temporary is not None:
+                        self._backend.rename(temporary, path)
+                    stat = self._backend.stat(path)
             if stat.file_id is not None:
                 self._tree.inodes.add_key(inode, FileKey(self._upper.number, stat.file_id))
             directory.note_change()
@@ -139,9 +142,10 @@ class Creator:
                 path = join_path(self._tree.upper_path(directory), name)
                 made = self._workspace.temporary() if above is not None else path
                 make(made)
-                stat = self._own(made, directory, owner)
-                if made != path:
-                    self._backend.rename(made, path)
+                with self._discarding_on_failure(made):
+                    stat = self._own(made, directory, owner, in_place=made == path)
+                    if made != path:
+                        self._backend.rename(made, path)
             return self._enter_locked(directory, name, stat, path)
 
     def _prepare_locked(self, directory: DirectoryInode, name: str) -> Above | None:
@@ -154,20 +158,29 @@ class Creator:
         self._copy_up.directory(directory)
         if len(name.encode(errors="surrogateescape")) > self._upper.capabilities.max_name_bytes:
             raise os_error(errno.ENAMETOOLONG, name)
-        above = None
-        if directory.lowers:
-            with self._tree.paths.shared():
-                above = self._tree.merge.above(self._upper, join_path(self._tree.upper_path(directory), name))
-            if above is None and self._tree.shows_below(directory, name):
-                raise os_error(errno.EEXIST, name)
-            if above is not None and not above.whiteout:
-                raise os_error(errno.EEXIST, name)
+        with self._tree.paths.shared():
+            above = self._tree.merge.above(self._upper, join_path(self._tree.upper_path(directory), name))
+        taken = self._tree.shows_below(directory, name) if above is None else not above.whiteout
+        if taken:
+            raise os_error(errno.EEXIST, name)
         return above
 
-    def _own(self, path: LayerPath, directory: DirectoryInode, owner: Owner) -> FileStat:
-        """Give what was just made to who asked, or to the group of a set-group-ID directory. PATHS is held."""
+    @contextmanager
+    def _discarding_on_failure(self, made: LayerPath) -> Iterator[None]:
+        """What was made does not stay if the rest cannot be done: the caller is told that nothing was made."""
+        try:
+            yield
+        except BaseException:
+            self._workspace.discard(made)
+            raise
+
+    def _own(self, path: LayerPath, directory: DirectoryInode, owner: Owner, *, in_place: bool) -> FileStat:
+        """Give what was just made to who asked, or to the group of a set-group-ID directory. PATHS is held.
+
+        `in_place`: it was made in the directory, so that the file system has seen to that group.
+        """
         stat = self._backend.stat(path)
-        if (stat.uid, stat.gid) == (owner.uid, owner.gid) or not self._upper.capabilities.owners:
+        if not self._upper.capabilities.owners or (in_place and (stat.uid, stat.gid) == (owner.uid, owner.gid)):
             return stat
         parent = self._backend.stat(self._tree.upper_path(directory))
         inherits = (parent.mode or 0) & stat_bits.S_ISGID and parent.gid is not None

@@ -99,14 +99,14 @@ class DirectoryInode(Inode):
 
         Precondition: PATHS is held. ENOENT if it was removed.
         """
+        if self.nodeid == ROOT_NODEID:
+            return root
+        # First, and not only when the path is computed: another directory may have the name by now.
+        if not self.names:
+            raise OSError(errno.ENOENT, "the directory was removed")
         if self._path_epoch != epoch:
-            if self.nodeid == ROOT_NODEID:
-                self._path = root
-            else:
-                if not self.names:
-                    raise OSError(errno.ENOENT, "the directory was removed")
-                directory, name = self.names[0]
-                self._path = join_path(directory.upper_path(root, epoch), name)
+            directory, name = self.names[0]
+            self._path = join_path(directory.upper_path(root, epoch), name)
             self._path_epoch = epoch
         return self._path
 
@@ -199,7 +199,8 @@ class InodeTable:
     def add_key(self, inode: FileInode, key: FileKey) -> None:
         """Find `inode` by a further file id: the upper's, after copy-up. The lower's stays."""
         with self.lock:
-            inode.keys = (*inode.keys, key)
+            if key not in inode.keys:
+                inode.keys = (*inode.keys, key)
             self._by_key.setdefault(key, inode)
 
     def remove_name(self, inode: Inode, directory: DirectoryInode, name: str) -> None:

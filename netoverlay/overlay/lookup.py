@@ -115,6 +115,9 @@ class Lookup:
         try:
             with twin.copy_up_lock:
                 follows = twin.in_upper and not found.in_upper
+                if follows and not twin.names:
+                    # Changed and then removed under all names that were known: there is none to link this one to.
+                    return self._enter_alone(directory, name, found)
                 if not follows:
                     self._inodes.enter(twin, directory, name)
             if follows and self._copy_up is not None:
@@ -124,3 +127,8 @@ class Lookup:
         finally:
             self._inodes.forget(twin.nodeid)
         return Entry(twin, stat)
+
+    def _enter_alone(self, directory: DirectoryInode, name: str, found: Found) -> Entry:
+        """A file of a lower by itself, whatever other names it may have."""
+        file = FileInode(self._inodes.next_nodeid(), found.ino, found.stat.type, found.lowers[0], None, in_upper=False)
+        return Entry(self._inodes.enter(file, directory, name), found.stat)

@@ -80,6 +80,10 @@ class Merge:
             return self._redirected(above.redirect, lowers, self._lowers, FOLLOW_LIMIT)
         return self._directories(lowers, name, FOLLOW_LIMIT)
 
+    def redirected(self, redirect: str) -> tuple[LowerPlace, ...]:
+        """Where an absolute redirect of a directory of the upper leads."""
+        return self._redirected(redirect, (), self._lowers, FOLLOW_LIMIT)
+
     def below(self, lowers: tuple[LowerPlace, ...], name: str) -> Found | None:
         """What the lower directories `lowers`, merged, show under `name`; None if nothing."""
         return self._below(lowers, name, FOLLOW_LIMIT)

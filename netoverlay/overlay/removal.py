@@ -63,6 +63,8 @@ class Remover:
             path = self._tree.upper_path(directory)
             if directory.lowers:
                 self._upper.marks.set_opaque(path)
+                directory.lowers = ()
+                directory.note_change()
             for entry in self._backend.list_dir(path):
                 self._workspace.discard(join_path(path, entry.name))
 
@@ -71,7 +73,8 @@ class Remover:
         self._copy_up.directory(directory)
         below = self._tree.shows_below(directory, name)
         # Under COPY_UP, for a copy-up that is about to publish the file under this name must not do so afterwards.
-        with inode.copy_up_lock, self._tree.paths.shared():
+        # PATHS exclusive, for until the name is forgotten a stat by it would show the whiteout.
+        with inode.copy_up_lock, self._tree.paths.exclusive():
             path = join_path(self._tree.upper_path(directory), name)
             if not below:
                 self._backend.unlink(path)
@@ -89,7 +92,7 @@ class Remover:
         stat = self._tree.stat(inode)
         self._copy_up.directory(directory)
         below = self._tree.shows_below(directory, name)
-        with inode.copy_up_lock, self._tree.paths.shared():
+        with inode.copy_up_lock, self._tree.paths.exclusive():
             path = join_path(self._tree.upper_path(directory), name)
             if not inode.in_upper:
                 self._upper.marks.make_whiteout(path)

@@ -145,18 +145,22 @@ class Renamer:
     def _mark_for_move(self, directory: DirectoryInode, *, covers: bool) -> None:
         """Keep a directory's content what it is under its new name, where a lower may show something (`covers`).
 
-        EXDEV, as from overlayfs, if the upper cannot hold where the content is: mv(1) then copies.
+        EXDEV, as from overlayfs, if it cannot be written where the content is: mv(1) then copies.
         """
+        redirect = None
+        if directory.lowers:
+            layer, lower_path = directory.lowers[0]
+            redirect = f"/{lower_path[len(layer.root) :].lstrip('/')}"
+            # A whiteout or redirect between the layers can make that path lead elsewhere from the root.
+            if self._tree.merge.redirected(redirect) != directory.lowers:
+                raise os_error(errno.EXDEV)
         with self._tree.paths.shared():
             path = self._tree.upper_path(directory)
-            if not directory.lowers:
-                if covers:
-                    self._upper.marks.set_opaque(path)
-                return
-            layer, lower_path = directory.lowers[0]
-            below_root = lower_path[len(layer.root) :].lstrip("/")
             try:
-                self._upper.marks.set_redirect(path, f"/{below_root}")
+                if redirect is not None:
+                    self._upper.marks.set_redirect(path, redirect)
+                elif covers:
+                    self._upper.marks.set_opaque(path)
             except OSError as error:
                 if error.errno in (errno.ENOSPC, errno.E2BIG, errno.ERANGE):
                     raise os_error(errno.EXDEV) from error

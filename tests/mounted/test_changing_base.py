@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted.mounting import OverlayMount
+from tests.mounted.mounting import OverlayMount, layer_table, run
 
 TTL = 0.2
 PATIENCE = 10.0
@@ -78,3 +78,26 @@ def test_what_was_copied_up_stays(mount: OverlayMount, base: Path) -> None:
     time.sleep(2 * TTL)
     assert (mount.path / "file").read_text() == "mine\n"
     assert not (mount.path / "dir" / "a").exists()
+
+
+def test_a_file_that_came_meanwhile_is_opened_and_not_made(tmp_path: Path, base: Path) -> None:
+    with OverlayMount(tmp_path / "m", layer_table(str(base), ["ttl = 60"], immutable=False)) as mount:
+        assert not (mount.path / "late").exists()
+        (base / "late").write_text("from the base\n")
+        descriptor = os.open(mount.path / "late", os.O_CREAT | os.O_RDWR)
+        assert os.read(descriptor, 100) == b"from the base\n"
+        os.close(descriptor)
+        (base / "later").write_text("from the base\n")
+        with pytest.raises(FileExistsError):
+            os.open(mount.path / "later", os.O_CREAT | os.O_EXCL | os.O_RDWR)
+
+
+def test_a_directory_that_cannot_be_merged_does_not_spoil_the_listing(tmp_path: Path, base: Path) -> None:
+    upper = tmp_path / "upper"
+    (upper / "dir").mkdir(parents=True)
+    os.setxattr(upper / "dir", f"{'trusted' if os.geteuid() == 0 else 'user'}.overlay.redirect", b"/../out")
+    with OverlayMount(tmp_path / "m", layer_table(str(base)), upper=upper) as mount:
+        shown = run("ls", "-l", mount.path, check=False)
+        assert "file" in shown
+        assert "Input/output error" in shown
+        assert sorted(os.listdir(mount.path)) == ["dir", "file", "turning"]

@@ -1,0 +1,128 @@
+"""What must not happen when something fails half-way, or when a name was given to something else meanwhile."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from netoverlay.backend_api import Access, AttributeChange, RenameFlags
+from netoverlay.overlay.creation import Owner
+from netoverlay.testing.faults import Faults
+from netoverlay.testing.faulty_backend import FaultyBackend
+from tests.overlay.trees import Mounted, write_tree
+
+NAME_SPACE = "trusted" if os.geteuid() == 0 else "user"
+
+
+def test_a_removed_directory_is_not_the_one_that_has_its_name_now(tmp_path: Path) -> None:
+    write_tree(tmp_path / "lower0", {"top": {}})
+    overlay = Mounted(tmp_path)
+    changer = overlay.overlay.changes().attributes
+    overlay.mkdir("top/d")
+    removed = overlay.inode("top/d")
+    changer.change(removed, AttributeChange(mode=0o700))
+    overlay.rmdir("top/d")
+    overlay.mkdir("top/d")
+    with pytest.raises(FileNotFoundError):
+        changer.change(removed, AttributeChange(mode=0o777))
+    assert overlay.overlay.tree.stat(overlay.inode("top/d")).mode == 0o755
+    overlay.close()
+
+
+def test_a_failed_rename_brings_nothing_back(tmp_path: Path) -> None:
+    write_tree(tmp_path / "lower0", {"target": {"deleted": b"x"}, "source": {"kept": b"y"}})
+    faults = Faults()
+    overlay = Mounted(tmp_path, wrap_upper=lambda backend: FaultyBackend(backend, faults))
+    overlay.unlink("target/deleted")
+    faults.fail("rename", error=errno.ENOSPC, path="upper/target")
+    with pytest.raises(OSError, match="No space"):
+        overlay.overlay.changes().renamer.rename(overlay.name("source"), overlay.name("target"), RenameFlags.NONE)
+    assert overlay.tree() == {"target": {}, "source": {"kept": b"y"}}
+    overlay.close()
+
+
+def test_a_failed_creation_leaves_nothing(tmp_path: Path) -> None:
+    write_tree(tmp_path / "lower0", {"dir": {"old": b""}})
+    faults = Faults()
+    overlay = Mounted(tmp_path, wrap_upper=lambda backend: FaultyBackend(backend, faults))
+    overlay.unlink("dir/old")
+    faults.fail("stat", error=errno.EDQUOT, path="upper/dir/new", nth=2)
+    with pytest.raises(OSError, match="quota"):
+        overlay.create("dir/new")
+    faults.clear()
+    assert overlay.tree() == {"dir": {}}
+    faults.fail("rename", error=errno.ENOSPC)
+    with pytest.raises(OSError, match="No space"):
+        overlay.create("dir/old")
+    assert overlay.tree() == {"dir": {}}
+    assert os.listdir(tmp_path / "upper.work") == ["lock"]
+    overlay.close()
+
+
+def test_the_other_name_of_a_file_that_was_changed_and_removed_is_there(tmp_path: Path) -> None:
+    write_tree(tmp_path / "lower0", {"one": b"content"})
+    os.link(tmp_path / "lower0" / "one", tmp_path / "lower0" / "two")
+    overlay = Mounted(tmp_path)
+    handle = overlay.overlay.files.open(overlay.file_inode("one"), Access.READ_WRITE)
+    overlay.overlay.files.write(handle, 0, b"CON", clear_set_ids=False)
+    overlay.unlink("one")
+    assert overlay.tree() == {"two": b"content"}
+    overlay.overlay.files.release(handle)
+    overlay.close()
+
+
+def test_a_name_under_a_whiteout_that_hides_nothing_can_be_taken(tmp_path: Path) -> None:
+    write_tree(tmp_path / "lower0", {"dir": {"x": b"", "y": b""}})
+    overlay = Mounted(tmp_path)
+    overlay.unlink("dir/x")
+    overlay.unlink("dir/y")
+    overlay.close()
+    for name in ("x", "y"):
+        (tmp_path / "lower0" / "dir" / name).unlink()
+    (tmp_path / "lower0" / "dir").rmdir()
+    again = Mounted(tmp_path)
+    again.create("dir/x", b"new")
+    again.mkdir("dir/y")
+    assert again.tree() == {"dir": {"x": b"new", "y": {}}}
+    again.close()
+
+
+def test_what_replaces_a_whiteout_has_the_group_of_its_directory(tmp_path: Path) -> None:
+    write_tree(tmp_path / "lower0", {"dir": {"x": b""}})
+    group = 100 if os.geteuid() == 0 else os.getegid()
+    os.chown(tmp_path / "lower0" / "dir", os.geteuid(), group)
+    (tmp_path / "lower0" / "dir").chmod(0o2775)
+    overlay = Mounted(tmp_path)
+    overlay.unlink("dir/x")
+    made = overlay.overlay.changes().creator.create(*overlay.name("dir/x"), 0o644, Owner(os.getuid(), os.getgid()))
+    made.file.close()
+    assert (tmp_path / "upper" / "dir" / "x").stat().st_gid == group
+    overlay.close()
+
+
+def test_a_directory_whose_path_leads_elsewhere_from_the_root_is_not_redirected(tmp_path: Path) -> None:
+    write_tree(tmp_path / "lower1", {"x": {"y": {"file": b"content"}}})
+    write_tree(tmp_path / "lower0", {"a": {}})
+    os.setxattr(tmp_path / "lower0" / "a", f"{NAME_SPACE}.overlay.redirect", b"/x")
+    os.mknod(tmp_path / "lower0" / "x", 0o020000, os.makedev(0, 0))
+    overlay = Mounted(tmp_path)
+    assert overlay.tree() == {"a": {"y": {"file": b"content"}}}
+    with pytest.raises(OSError, match="cross-device") as raised:
+        overlay.overlay.changes().renamer.rename(overlay.name("a/y"), overlay.name("z"), RenameFlags.NONE)
+    assert raised.value.errno == errno.EXDEV
+    assert overlay.tree() == {"a": {"y": {"file": b"content"}}}
+    overlay.close()
+
+
+def test_links_that_come_and_go_leave_no_keys_behind(tmp_path: Path) -> None:
+    write_tree(tmp_path / "lower0", {"file": b""})
+    overlay = Mounted(tmp_path)
+    inode = overlay.file_inode("file")
+    for _ in range(20):
+        overlay.overlay.changes().creator.link(inode, *overlay.name("hard"))
+        overlay.unlink("hard")
+    assert len(inode.keys) <= 2
+    overlay.close()
