@@ -7,14 +7,21 @@ what was removed, or what it hid, appear again.
 from __future__ import annotations
 
 import errno
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from netoverlay.backend_api import LayerPath, RenameFlags, join_path, os_error
+from netoverlay.backend_api import AttributeChange, FileStat, LayerPath, RenameFlags, join_path, os_error
 from netoverlay.overlay.copy_up import CopyUp
 from netoverlay.overlay.inodes import DirectoryInode, FileInode
 from netoverlay.overlay.layers import UpperLayer
 from netoverlay.overlay.lookup import Lookup
 from netoverlay.overlay.tree import Tree
 from netoverlay.overlay.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+_OWNER_ALL = 0o700
 
 
 class Remover:
@@ -50,6 +57,13 @@ class Remover:
                     self._rmdir_locked(directory, name, inode)
             finally:
                 self._tree.inodes.forget(inode.nodeid)
+
+    def unlink_whiteout(self, path: LayerPath) -> None:
+        """Remove a whiteout that hides nothing: if that fails, it stays and does no harm. PATHS is held."""
+        try:
+            self._backend.unlink(path)
+        except OSError as error:
+            logger.warning("a whiteout that hides nothing stays: %s: %s", path, error.strerror)
 
     def empty_directory_locked(self, directory: DirectoryInode) -> None:
         """Make a directory that shows nothing hold nothing in the upper, so that it can be renamed over.
@@ -97,9 +111,11 @@ class Remover:
             if not inode.in_upper:
                 self._upper.marks.make_whiteout(path)
             elif below:
-                self._whiteout_over(path, RenameFlags.EXCHANGE)
+                with self._writable(path, stat):
+                    self._whiteout_over(path, RenameFlags.EXCHANGE)
             else:
-                self._discard_directory(path)
+                with self._writable(path, stat):
+                    self._discard_directory(path)
             inode.note_removed(stat)
             directory.note_change()
             self._tree.inodes.remove_name(inode, directory, name)
@@ -108,9 +124,13 @@ class Remover:
         """Put a whiteout in the place of what stands at `path`. Precondition: PATHS is held."""
         temporary = self._workspace.temporary()
         self._upper.marks.make_whiteout(temporary)
-        self._backend.rename(temporary, path, flags)
-        if flags is RenameFlags.EXCHANGE:
+        try:
+            self._backend.rename(temporary, path, flags)
+        except BaseException:
             self._workspace.discard(temporary)
+            raise
+        if flags is RenameFlags.EXCHANGE:
+            self._sweep(temporary)
 
     def _discard_directory(self, path: LayerPath) -> None:
         """Remove a directory that shows nothing, but may hold whiteouts. Precondition: PATHS is held."""
@@ -121,4 +141,24 @@ class Remover:
                 raise
             temporary = self._workspace.temporary()
             self._backend.rename(path, temporary)
+            self._sweep(temporary)
+
+    def _sweep(self, temporary: LayerPath) -> None:
+        """Remove what is gone from the tree already: if that fails, the next mount sweeps it."""
+        try:
             self._workspace.discard(temporary)
+        except OSError as error:
+            logger.warning("what was removed is still in the work directory: %s: %s", temporary, error.strerror)
+
+    @contextmanager
+    def _writable(self, path: LayerPath, stat: FileStat) -> Iterator[None]:
+        """Let an ordinary user move a directory and empty it, which its own mode may forbid. As it was, on failure."""
+        closed = stat.mode is not None and stat.mode & _OWNER_ALL != _OWNER_ALL
+        if closed and stat.mode is not None:
+            self._backend.set_attributes(path, AttributeChange(mode=stat.mode | _OWNER_ALL))
+        try:
+            yield
+        except BaseException:
+            if closed:
+                self._backend.set_attributes(path, AttributeChange(mode=stat.mode))
+            raise

@@ -120,7 +120,7 @@ class Renamer:
                 # A directory cannot be renamed over a whiteout. Exchanged, the whiteout comes to hide the old name.
                 self._backend.rename(old, new, RenameFlags.EXCHANGE)
                 if not leaves_whiteout:
-                    self._backend.unlink(old)
+                    self._remover.unlink_whiteout(old)
                 return
         self._backend.rename(old, new, RenameFlags.WHITEOUT if leaves_whiteout else RenameFlags.NONE)
 

@@ -104,6 +104,7 @@ def test_an_ordinary_user_mounts_and_works(place: Path, transport: str, sshd: Ss
         assert mount.run("cat hard; ls -A dir; ls -A moved; readlink link") == "content\nmore\nfile\n"
         mount.run("chmod u+w closed && echo x > closed/new && chmod u+w closed/file && echo y >> closed/file")
         assert mount.run("cat closed/file closed/new") == "closed\ny\nx\n"
+        mount.run("chmod u+w closed && rm -f closed/* && chmod 555 closed && rmdir closed && mkdir closed && ls closed")
         git = "git -c user.name=A -c user.email=a@example.org -c safe.directory=*"
         mount.run(f"{git} init -q . && {git} add -A && {git} commit -qm work && {git} gc -q && {git} fsck --strict")
         assert mount.run("stat -c %u file .git/HEAD") == f"{mount.uid}\n" * 2
