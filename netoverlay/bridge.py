@@ -207,7 +207,7 @@ class Bridge(Operations):
                 raise
             # The kernel did not know it, so has not asked whether the caller may open it. On ESTALE it looks again.
             raise os_error(errno.ESTALE) from None
-        handle = self._overlay.files.adopt(made.inode, made.file, values.access(body.flags))
+        handle = self._overlay.files.adopt(made.inode, made.file)
         entry = self._entry(Entry(made.inode, made.stat))
         return replies.created(entry, self._handles.add_file(handle), self._file_flags)
 

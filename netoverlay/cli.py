@@ -5,7 +5,6 @@ What only some commands need is imported by those, for it takes longer than the 
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import IO, Any
@@ -13,7 +12,7 @@ from typing import IO, Any
 import click
 
 from netoverlay import logs
-from netoverlay.config.errors import ConfigError
+from netoverlay.config.errors import ConfigError, error_line
 
 
 class _FailureError(click.ClickException):
@@ -33,14 +32,6 @@ class _Commands(click.Group):
             raise
         except (ConfigError, OSError) as error:
             raise _FailureError(error_line(error)) from error
-
-
-def error_line(error: Exception) -> str:
-    """One line for a person: the file if one is to blame, and what is wrong."""
-    if isinstance(error, OSError) and error.strerror:
-        parts = (error.filename, error.strerror)
-        return ": ".join(os.fsdecode(part) for part in parts if part)
-    return str(error)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -13,7 +13,7 @@ from netoverlay.backend_api.url import LOCAL_SCHEME
 from netoverlay.cache.content import ContentCache
 from netoverlay.cache.disk_store import DiskStore
 from netoverlay.cache.metadata import MetadataCache
-from netoverlay.config.errors import ConfigError
+from netoverlay.config.errors import ConfigError, error_line
 from netoverlay.config.model import LowerSettings, Profile, UpperSettings
 from netoverlay.overlay.layers import FOR_EVER_NS, UPPER_NUMBER, Layer, LayerStack, UpperLayer
 from netoverlay.overlay.whiteouts import lower_format, upper_format
@@ -135,14 +135,8 @@ def _blaming(profile: Profile, settings: LowerSettings | UpperSettings) -> Itera
     try:
         yield
     except (OSError, ValueError, LookupError) as error:
-        raise _refused(profile, settings, _in_words(error)) from error
+        raise _refused(profile, settings, error_line(error)) from error
 
 
 def _refused(profile: Profile, settings: LowerSettings | UpperSettings, problem: str) -> ConfigError:
     return ConfigError(profile.file, f"{settings.key}.url", f"{settings.url}: {problem}")
-
-
-def _in_words(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return str(error)

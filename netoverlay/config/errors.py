@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -17,3 +18,11 @@ class ConfigError(Exception):
         self.key = key
         self.problem = " ".join(problem.split())
         super().__init__(": ".join(part for part in (str(file), key, self.problem) if part))
+
+
+def error_line(error: Exception) -> str:
+    """One line for a person: the file if one is to blame, and what is wrong."""
+    if isinstance(error, OSError) and error.strerror:
+        parts = (error.filename, error.strerror)
+        return ": ".join(os.fsdecode(part) for part in parts if part)
+    return str(error)

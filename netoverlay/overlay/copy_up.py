@@ -264,9 +264,7 @@ class CopyUp:
         inode.in_upper = True
         if opened is not None:
             if inode.handles:
-                if inode.file is not None:
-                    inode.retired.append(inode.file)
-                inode.file, inode.writable = opened, True
+                inode.switch_file(opened, writable=True)
             else:
                 opened.close()
         if inode.keys and inode.names:

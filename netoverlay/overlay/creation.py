@@ -99,7 +99,7 @@ class Creator:
             above = self._prepare_locked(directory, name)
             parent = self._tree.stat(directory)
             setgid = (parent.mode or 0) & stat_bits.S_ISGID
-            group = parent.gid if setgid and parent.gid is not None else owner.gid
+            group = _group(parent, owner)
             temporary = self._workspace.temporary() if above is not None else None
             with self._tree.paths.shared():
                 path = join_path(self._tree.upper_path(directory), name)
@@ -183,8 +183,7 @@ class Creator:
         if not self._upper.capabilities.owners or (in_place and (stat.uid, stat.gid) == (owner.uid, owner.gid)):
             return stat
         parent = self._backend.stat(self._tree.upper_path(directory))
-        inherits = (parent.mode or 0) & stat_bits.S_ISGID and parent.gid is not None
-        group = parent.gid if inherits and parent.gid is not None else owner.gid
+        group = _group(parent, owner)
         if (stat.uid, stat.gid) == (owner.uid, group):
             return stat
         mode = None if stat.type is FileType.SYMLINK else stat.mode
@@ -205,3 +204,9 @@ class Creator:
         directory.note_change()
         ino = self._upper.inode_number(path, stat)
         return self._lookup.enter_locked(directory, name, Found(stat, ino, in_upper=True, lowers=()))
+
+
+def _group(parent: FileStat, owner: Owner) -> int:
+    """Of what `owner` makes in a directory: its own, or that of a set-group-ID directory (inode(7))."""
+    inherits = (parent.mode or 0) & stat_bits.S_ISGID
+    return parent.gid if inherits and parent.gid is not None else owner.gid

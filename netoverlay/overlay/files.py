@@ -50,20 +50,17 @@ class Files:
             if not self._is_settled(inode):
                 with inode.copy_up_lock:
                     self._back_locked(inode, writable=access.writes and inode.in_upper)
-            handle = FileHandle(inode, access)
         except BaseException:
             self._released(inode)
             raise
-        return handle
+        return FileHandle(inode)
 
-    def adopt(self, inode: FileInode, file: BackendFile, access: Access) -> FileHandle:
+    def adopt(self, inode: FileInode, file: BackendFile) -> FileHandle:
         """A handle on a file that was just created and is open for reading and writing as `file`."""
         self._tree.inodes.opened(inode)
         with inode.copy_up_lock:
-            if inode.file is not None:
-                inode.retired.append(inode.file)
-            inode.file, inode.writable = file, True
-        return FileHandle(inode, access)
+            inode.switch_file(file, writable=True)
+        return FileHandle(inode)
 
     def readlink(self, inode: FileInode) -> str:
         """The target of a symbolic link. EINVAL if it is none."""
@@ -184,9 +181,7 @@ class Files:
         else:
             layer, path = inode.lower_place()
             file = layer.backend.open(path, Access.READ)
-        if inode.file is not None:
-            inode.retired.append(inode.file)
-        inode.file, inode.writable = file, writable
+        inode.switch_file(file, writable=writable)
 
     def _released(self, inode: FileInode) -> None:
         if self._tree.inodes.released(inode):

@@ -10,17 +10,16 @@ import errno
 import itertools
 from dataclasses import dataclass
 
-from netoverlay.backend_api import Access, os_error
+from netoverlay.backend_api import os_error
 from netoverlay.overlay.inodes import DirectoryInode, FileInode
 from netoverlay.overlay.merge import Listed
 
 
 @dataclass(slots=True, eq=False)
 class FileHandle:
-    """One open(2) of a file."""
+    """One open(2) of a file. What it may do with the file the kernel checks."""
 
     inode: FileInode
-    access: Access
 
 
 @dataclass(slots=True, eq=False)

@@ -131,6 +131,12 @@ class FileInode(Inode):
         self.retired: list[BackendFile] = []
         """Earlier `file`s that a read may still be using: closed with the last handle."""
 
+    def switch_file(self, file: BackendFile, *, writable: bool) -> None:
+        """Read through `file` from now on. Preconditions: COPY_UP is held, and a handle counted."""
+        if self.file is not None:
+            self.retired.append(self.file)
+        self.file, self.writable = file, writable
+
     def lower_place(self) -> LowerPlace:
         if self.lower is None:
             raise OSError(errno.EIO, "a file of the upper has no place in a lower")

@@ -76,7 +76,7 @@ class Worker(threading.Thread):
     def create(self, directory: DirectoryInode, name: str, held: list[int]) -> None:
         made = self.overlay.changes().creator.create(directory, name, 0o644, ME)
         held.append(made.inode.nodeid)
-        handle = self.overlay.files.adopt(made.inode, made.file, Access.READ_WRITE)
+        handle = self.overlay.files.adopt(made.inode, made.file)
         self.overlay.files.write(handle, 0, name.encode(), clear_set_ids=False)
         self.overlay.files.release(handle)
 

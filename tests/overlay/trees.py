@@ -132,7 +132,7 @@ class Mounted:
 
     def create(self, path: str, data: bytes = b"") -> None:
         made = self.overlay.changes().creator.create(*self.name(path), 0o644, ME)
-        handle = self.overlay.files.adopt(made.inode, made.file, Access.READ_WRITE)
+        handle = self.overlay.files.adopt(made.inode, made.file)
         self.overlay.files.write(handle, 0, data, clear_set_ids=False)
         self.overlay.files.release(handle)
 
