@@ -6,12 +6,13 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Final
 
 _READY: Final = b"r"
 _SHELL_SIGNAL_BASE: Final = 128
+_PASSED_ON: Final = (signal.SIGTERM, signal.SIGHUP)
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -27,24 +28,28 @@ def continue_in_child() -> Callable[[], None]:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     reading, writing = os.pipe()
+    # Held back until the parent can pass them on: one that came before would end it, and leave the child behind.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, *_PASSED_ON))
     child = os.fork()
     if child:
         os.close(writing)
-        sys.exit(_wait_until_ready(child, reading))
+        sys.exit(_wait_until_ready(child, reading, before))
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     os.close(reading)
     return lambda: _become_ready(writing)
 
 
-def _wait_until_ready(child: int, reading: int) -> int:
-    """The parent's exit status."""
+def _wait_until_ready(child: int, reading: int, signal_mask: Iterable[int]) -> int:
+    """The parent's exit status. `signal_mask` is set once signals are passed on."""
 
     def pass_on(number: int, _: FrameType | None) -> None:
         os.kill(child, number)
 
     # The keyboard interrupts both, so the child ends, and cleans up; other signals reach this process alone.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in _PASSED_ON:
         signal.signal(number, pass_on)
+    signal.pthread_sigmask(signal.SIG_SETMASK, signal_mask)
     with open(reading, "rb") as pipe:
         if pipe.read(1) == _READY:
             return 0
