@@ -23,8 +23,9 @@ from netoverlay.backend_api import (
     SpaceUsage,
     os_error,
 )
+from netoverlay.backend_api.connector import Connector
 from netoverlay_sftp import attributes, diagnosis, listing
-from netoverlay_sftp.connection import Connector, Session
+from netoverlay_sftp.connection import Session, connect
 from netoverlay_sftp.errors import StatusError
 from netoverlay_sftp.file import SftpFile
 from netoverlay_sftp.handles import HandleTable
@@ -78,7 +79,8 @@ class SftpBackend(Backend):
         """Connects to nothing yet. `deadline` in seconds: for each reply of the server, and for connecting."""
         self._url = url
         self._paths = PathMap(url.path)
-        self._connector = Connector(connection_maker(url, options, deadline), deadline)
+        login = connection_maker(url, options, deadline)
+        self._connector = Connector(lambda: connect(login, deadline), deadline)
         self._handles = HandleTable(self._connector.session)
 
     def connect(self) -> Capabilities:

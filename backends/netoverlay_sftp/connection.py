@@ -1,4 +1,4 @@
-"""Connected, or connecting again: one login, a channel for metadata, and channels for data beside it.
+"""One login: a channel for metadata, and channels for data beside it.
 
 Each SFTP channel is a server process of its own, which answers in order. So a megabyte of data never stands in front of
 a stat: names and attributes have a channel of their own, and open files are spread over the others.
@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from netoverlay.backend_api import LayerSetupError, UnavailableError
+from netoverlay.backend_api import LayerSetupError
 from netoverlay_sftp.channel import SftpChannel
 from netoverlay_sftp.errors import connection_error
 from netoverlay_sftp.streams import SshConnection
@@ -83,101 +83,16 @@ class Session:
         return self._connection.server
 
 
-class Connector:
-    """Hands out the session, and makes a new one when it is lost: the first caller connects, the others wait for it."""
-
-    def __init__(self, connect: Callable[[], SshConnection], deadline: float) -> None:
-        self._connect = connect
-        self._deadline = deadline
-        self._changed = threading.Condition()
-        self._session: Session | None = None
-        self._connecting = False
-        self._closed = False
-        self._attempts = 0
-        self._failure: OSError | None = None
-
-    def session(self) -> Session:
-        """One that works, as far as is known. UnavailableError within the deadline if there is none to be had."""
-        session = self._session
-        if session is not None and not session.broken:
-            return session
-        with self._changed:
-            self._check_open()
-            if self._connecting:
-                return self._wait_for_other()
-            if self._session is not None and not self._session.broken:
-                return self._session
-            self._connecting = True
-            lost, self._session = self._session, None
-        return self._connect_again(lost)
-
-    def state(self) -> str:
-        """One word for `status`."""
-        session = self._session
-        if session is not None and not session.broken:
-            return "connected"
-        return "reconnecting" if self._connecting else "down"
-
-    def close(self) -> None:
-        """Log out; session() raises from now on."""
-        with self._changed:
-            self._closed = True
-            session, self._session = self._session, None
-            self._changed.notify_all()
-        if session is not None:
-            session.close()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise UnavailableError("the layer is closed")
-
-    def _wait_for_other(self) -> Session:
-        attempt = self._attempts
-        self._changed.wait_for(lambda: self._attempts != attempt or self._closed, self._deadline)
-        self._check_open()
-        if self._session is not None:
-            return self._session
-        raise _again(self._failure)
-
-    def _connect_again(self, lost: Session | None) -> Session:
-        session: Session | None = None
-        failure: OSError | None = None
-        try:
-            if lost is not None:
-                lost.close()
-            session = self._new_session()
-        except OSError as error:
-            failure = error
-            raise
-        finally:
-            with self._changed:
-                self._connecting = False
-                self._attempts += 1
-                self._failure = failure
-                closed = self._closed
-                self._session = None if closed else session
-                self._changed.notify_all()
-            if closed and session is not None:
-                session.close()
-        self._check_open()
-        return session
-
-    def _new_session(self) -> Session:
-        started_at = time.monotonic()
-        connection = self._connect()
-        try:
-            session = Session(connection, self._deadline)
-        except BaseException as error:
-            connection.close()
-            if isinstance(error, Exception):
-                raise connection_error(error, connection.server) from error
-            raise
-        _log.info("%s: connected in %.2f s", connection.server, time.monotonic() - started_at)
-        return session
-
-
-def _again(failure: OSError | None) -> OSError:
-    """The same error for another thread: one exception raised in two would mix their tracebacks."""
-    if isinstance(failure, LayerSetupError):
-        return LayerSetupError(failure.strerror or str(failure), failure.errno or 0)
-    return UnavailableError((failure.strerror if failure else None) or "the server could not be reached in time")
+def connect(login: Callable[[], SshConnection], deadline: float) -> Session:
+    """Log in, and start SFTP. LayerSetupError, UnavailableError."""
+    started_at = time.monotonic()
+    connection = login()
+    try:
+        session = Session(connection, deadline)
+    except BaseException as error:
+        connection.close()
+        if isinstance(error, Exception):
+            raise connection_error(error, connection.server) from error
+        raise
+    _log.info("%s: connected in %.2f s", connection.server, time.monotonic() - started_at)
+    return session

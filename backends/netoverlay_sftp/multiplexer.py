@@ -1,28 +1,22 @@
-"""Many threads, many requests in flight, one byte stream.
+"""Many threads, many requests in flight, one byte stream (who receives is in netoverlay.backend_api.leadership).
 
-There is no thread that reads: of the threads that wait for replies one leads, that is, it receives for all of them and
-wakes those whose replies came; when it has its own, it hands over to one that still waits. A lone caller so waits in
-its own system call, and no reply costs a thread switch that it could do without.
-
-A request has a deadline from when it was sent. One that passes it fails alone while the server shows signs of life;
-otherwise the connection is declared broken, and everything that waits on it fails at once. So does whatever is no
-proper SFTP: a hostile or confused server can neither hang a caller nor make it use memory without bound.
+A request has a deadline from when it was sent. Whatever is no proper SFTP breaks the connection: a hostile or confused
+server can neither hang a caller nor make it use memory without bound.
 """
 
 from __future__ import annotations
 
 import itertools
-import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
 
 from netoverlay.backend_api import Readable, UnavailableError
+from netoverlay.backend_api.leadership import Awaited, LeaderFollower
 from netoverlay_sftp import protocol
 from netoverlay_sftp.errors import describe
 from netoverlay_sftp.protocol import FRAME_HEADER, UINT32, PacketType, ProtocolError
-from netoverlay_sftp.streams import TICK_SECONDS, ByteStream
+from netoverlay_sftp.streams import ByteStream
 
 MAX_FRAME_BYTES = 1 << 20
 """OpenSSH allows 256 KiB; a longer frame than this is taken for nonsense."""
@@ -34,14 +28,14 @@ _DATA_HEADER_BYTES = _HEADER_BYTES + UINT32.size
 _NOTHING = memoryview(b"")
 
 
-class Request:
+class Request(Awaited):
     """One request in flight, and its reply when it is there."""
 
-    __slots__ = ("body", "buffer", "expires_at", "filled", "number", "promoted", "reply_type", "waker")
+    __slots__ = ("body", "buffer", "filled", "number", "reply_type")
 
     def __init__(self, number: int, expires_at: float, buffer: memoryview | None) -> None:
+        super().__init__(expires_at)
         self.number = number
-        self.expires_at = expires_at
         self.buffer = buffer
         """Where the payload of a DATA reply goes."""
         self.reply_type = 0
@@ -49,37 +43,25 @@ class Request:
         """Of the reply, after the request number; of DATA into `buffer` nothing."""
         self.filled = 0
         """Bytes of `buffer` that a DATA reply filled."""
-        self.waker: queue.SimpleQueue[None] | None = None
-        self.promoted = False
 
 
-class Multiplexer:
+class Multiplexer(LeaderFollower):
     """SFTP requests over `stream`. `deadline` in seconds."""
 
     def __init__(self, stream: ByteStream, deadline: float) -> None:
+        super().__init__(stream.server, deadline)
         self.version = 0
         self.extensions: dict[bytes, bytes] = {}
         self._stream = stream
-        self._deadline = deadline
         self._numbers = itertools.count(1)
         self._send_lock = threading.Lock()
-        self._lock = threading.Lock()
-        self._led = False
-        self._followers: deque[Request] = deque()
         self._pending: dict[int, Request] = {}
         self._abandoned: set[int] = set()
-        self._broken: str | None = None
         # The receiving side, touched by the leader only: bytes not looked at yet, and the frame that is arriving.
         self._unparsed = _NOTHING
         self._arriving: Request | None = None
         self._arriving_type = 0
         self._target = _NOTHING
-        self._probed_at = 0.0
-
-    @property
-    def broken(self) -> bool:
-        """Whether the connection is lost: nothing can be asked any more."""
-        return self._broken is not None
 
     @property
     def in_flight(self) -> int:
@@ -135,37 +117,52 @@ class Multiplexer:
 
     def wait(self, request: Request) -> Request:
         """Return once the reply is in `request`. UnavailableError at its deadline, or if the connection is lost."""
-        if request.reply_type:
-            return request
-        with self._lock:
-            leads = not self._led and self._broken is None
-            if leads:
-                self._led = True
-            elif self._broken is None:
-                request.waker = queue.SimpleQueue()
-                self._followers.append(request)
-        if leads or self._follow(request):
-            self._lead(request)
-        if not request.reply_type:
-            # The memory of a request is its caller's again once this raises, so wait until the leader has let go of it.
-            while self._arriving is request and request.waker is not None and not request.promoted:
-                time.sleep(0.001)
-            raise UnavailableError(self._broken or f"{self._stream.server}: the server did not answer in time")
+        self.await_arrival(request)
         return request
 
-    def fail(self, reason: str) -> None:
-        """Declare the connection broken: whoever waits, or asks from now on, gets UnavailableError with `reason`."""
-        with self._lock:
-            if self._broken is not None:
-                return
-            self._broken = f"{self._stream.server}: {reason}"
-            waiting = list(self._pending.values())
-            self._pending.clear()
-            self._followers.clear()
+    # What LeaderFollower asks for.
+
+    def _silence(self) -> float:
+        return self._stream.liveness.silence()
+
+    def _probe(self) -> None:
+        self._stream.probe()
+
+    def _abort(self) -> None:
         self._stream.abort()
-        for request in waiting:
-            if request.waker is not None:
-                request.waker.put(None)
+
+    def _describe(self, error: BaseException) -> str:
+        return describe(error)
+
+    def _take_all(self) -> Sequence[Awaited]:
+        waiting = list(self._pending.values())
+        self._pending.clear()
+        return waiting
+
+    def _let_go(self, awaited: Awaited) -> None:
+        while self._arriving is awaited and not awaited.is_awaited_by_leader:
+            time.sleep(0.001)
+
+    def _expire(self, awaited: Awaited) -> None:
+        if not isinstance(awaited, Request):
+            return
+        if self._pending.pop(awaited.number, None) is not None:
+            self._abandoned.add(awaited.number)
+            if len(self._abandoned) > MAX_ABANDONED:
+                self.fail(f"the server left {MAX_ABANDONED} requests unanswered")
+        elif self._arriving is awaited:
+            self._stop_filling(awaited)
+
+    def _hand_over(self) -> None:
+        if self._broken is not None:
+            self._arriving = None
+        super()._hand_over()
+
+    def _stop_filling(self, request: Request) -> None:
+        if request.is_awaited_by_leader:
+            self._target = memoryview(bytearray(len(self._target)))
+        else:
+            self.fail("the server stopped in the middle of a reply")
 
     def _send(self, parts: Sequence[Readable]) -> None:
         try:
@@ -178,65 +175,6 @@ class Multiplexer:
                 raise
         if self._broken is not None:
             raise UnavailableError(self._broken)
-
-    def _follow(self, request: Request) -> bool:
-        """Wait until the reply is there, or it is this thread's turn to lead (True)."""
-        waker = request.waker
-        # The leader sets the reply first and looks for the waker then; this thread set the waker first.
-        if waker is None or request.reply_type:
-            return False
-        try:
-            waker.get(timeout=max(0.0, request.expires_at - time.monotonic()))
-        except queue.Empty:
-            with self._lock:
-                if request in self._followers:
-                    self._followers.remove(request)
-            if not request.promoted:
-                self._expire(request)
-        return request.promoted
-
-    def _lead(self, request: Request) -> None:
-        try:
-            while not request.reply_type and self._broken is None:
-                if not self._receive_frame(request.expires_at):
-                    self._expire(request)
-                    break
-        except BaseException as error:
-            self.fail(describe(error))
-            if not isinstance(error, Exception):
-                raise
-        finally:
-            self._hand_over()
-
-    def _hand_over(self) -> None:
-        with self._lock:
-            if self._broken is not None:
-                self._arriving = None
-            while self._followers:
-                follower = self._followers.popleft()
-                if not follower.reply_type and follower.waker is not None:
-                    follower.promoted = True
-                    follower.waker.put(None)
-                    return
-            self._led = False
-
-    def _expire(self, request: Request) -> None:
-        if request.reply_type:
-            return
-        if self._stream.liveness.silence() > self._deadline / 2:
-            self.fail(f"the server has been silent for {self._deadline:g} s")
-        if self._pending.pop(request.number, None) is not None:
-            self._abandoned.add(request.number)
-            if len(self._abandoned) > MAX_ABANDONED:
-                self.fail(f"the server left {MAX_ABANDONED} requests unanswered")
-        elif self._arriving is request:
-            self._stop_filling(request)
-
-    def _stop_filling(self, request: Request) -> None:
-        if request.waker is None or request.promoted:  # this thread is the leader
-            self._target = memoryview(bytearray(len(self._target)))
-        else:
-            self.fail("the server stopped in the middle of a reply")
 
     def _peek_until(self, count: int, expires_at: float) -> memoryview:
         while True:
@@ -257,8 +195,7 @@ class Multiplexer:
             self._unparsed = memoryview(kept + more) if kept else more
         return self._unparsed
 
-    def _receive_frame(self, expires_at: float) -> bool:
-        """Receive on until a frame is complete. False at `expires_at`; what came so far is kept for the next leader."""
+    def _receive(self, expires_at: float) -> bool:
         while True:
             try:
                 if self._arriving is None:
@@ -270,13 +207,6 @@ class Multiplexer:
                 self._probe_if_silent()
             else:
                 return True
-
-    def _probe_if_silent(self) -> None:
-        now = time.monotonic()
-        pause = max(TICK_SECONDS, self._deadline / 4)
-        if self._stream.liveness.silence() > pause / 2 and now - self._probed_at > pause:
-            self._probed_at = now
-            self._stream.probe()
 
     def _begin_frame(self, expires_at: float) -> None:
         head = self._peek(_HEADER_BYTES, expires_at)
@@ -331,8 +261,6 @@ class Multiplexer:
         if request.buffer is None:
             request.body = bytes(target.obj)
         request.reply_type = self._arriving_type
-        waker = request.waker
-        if waker is not None:
-            waker.put(None)
-        elif not request.expires_at and request.reply_type == PacketType.HANDLE:
+        request.finish()
+        if request.waker is None and not request.expires_at and request.reply_type == PacketType.HANDLE:
             self.submit(PacketType.CLOSE, request.body)  # whoever asked for the handle has given up

@@ -21,8 +21,9 @@ from paramiko.buffered_pipe import BufferedPipe, PipeTimeout
 from paramiko.common import cMSG_GLOBAL_REQUEST
 
 from netoverlay.backend_api import LayerSetupError, Readable
+from netoverlay.backend_api.leadership import TICK_SECONDS
 from netoverlay_sftp.errors import connection_error, peer_errors
-from netoverlay_sftp.streams import TICK_SECONDS, ByteStream, Liveness, SshConnection, set_timeout
+from netoverlay_sftp.streams import ByteStream, Liveness, SshConnection, set_timeout
 
 WINDOW_BYTES = 64 << 20
 """What the server may send ahead in one channel, and so the most that is buffered here."""

@@ -16,9 +16,10 @@ from contextlib import suppress
 from select import POLLIN, poll
 
 from netoverlay.backend_api import LayerSetupError, LayerUrl, Readable, UnavailableError
+from netoverlay.backend_api.leadership import TICK_SECONDS
 from netoverlay_sftp.errors import describe
 from netoverlay_sftp.options import SftpOptions
-from netoverlay_sftp.streams import TICK_SECONDS, ByteStream, Liveness, SshConnection, set_timeout
+from netoverlay_sftp.streams import ByteStream, Liveness, SshConnection, set_timeout
 
 _RECEIVE_BYTES = 1 << 14
 """For replies without data, of which many fit; data goes straight to its place."""

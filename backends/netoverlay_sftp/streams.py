@@ -10,9 +10,6 @@ from collections.abc import Sequence
 
 from netoverlay.backend_api import Readable
 
-TICK_SECONDS = 0.5
-"""The longest that a receive waits before its caller looks at the clocks again."""
-
 
 class Liveness:
     """When a connection last heard anything from its server; shared by all of its streams."""

@@ -15,11 +15,12 @@ from contextlib import suppress
 import pytest
 
 from netoverlay.backend_api import UnavailableError
+from netoverlay.backend_api.leadership import TICK_SECONDS
 from netoverlay_sftp import transfer
 from netoverlay_sftp.channel import SftpChannel
 from netoverlay_sftp.multiplexer import MAX_FRAME_BYTES, Multiplexer
 from netoverlay_sftp.protocol import OpenFlags, PacketType, ProtocolError, pack_open, pack_string
-from netoverlay_sftp.streams import TICK_SECONDS, ByteStream, Liveness, set_timeout
+from netoverlay_sftp.streams import ByteStream, Liveness, set_timeout
 
 LONG = 30.0
 SHORT = 0.6

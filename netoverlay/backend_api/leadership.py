@@ -1,0 +1,199 @@
+"""Many threads wait for what arrives on one connection, and none is there only to receive.
+
+Of the threads that wait one leads: it receives for all of them, and wakes those whose replies came; when it has what it
+waits for, it hands over to one that still waits. A lone caller so waits in its own system call, and no reply costs a
+thread switch that it could do without.
+
+Whatever is waited for has a deadline. What passes it fails alone while the server shows signs of life; otherwise the
+connection is declared broken, and everything that waits on it fails at once.
+"""
+
+from __future__ import annotations
+
+import abc
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+
+from netoverlay.backend_api.errors import UnavailableError
+
+TICK_SECONDS = 0.5
+"""The longest that receiving waits before its caller looks at the clocks again."""
+
+
+class Awaited:
+    """Something that one thread waits for, and that arrives on the connection."""
+
+    __slots__ = ("done", "expires_at", "promoted", "waker")
+
+    def __init__(self, expires_at: float) -> None:
+        self.done = False
+        """Set last, when everything that the waiting thread will look at is there."""
+        self.expires_at = expires_at
+        """On the clock of time.monotonic()."""
+        self.waker: queue.SimpleQueue[None] | None = None
+        self.promoted = False
+
+    @property
+    def is_awaited_by_leader(self) -> bool:
+        """Whether the thread that waits for it is the one that receives."""
+        return self.waker is None or self.promoted
+
+    def finish(self) -> None:
+        """It is there: let its thread go on."""
+        self.done = True
+        # The waiting thread sets the waker first and looks at `done` then, so that one of the two sees the other.
+        if self.waker is not None:
+            self.waker.put(None)
+
+
+class LeaderFollower(abc.ABC):
+    """The waiting side of a connection; a subclass receives and sends. `deadline` in seconds."""
+
+    def __init__(self, server: str, deadline: float) -> None:
+        self.server = server
+        """For messages."""
+        self._deadline = deadline
+        self._lock = threading.Lock()
+        self._led = False
+        self._followers: deque[Awaited] = deque()
+        self._broken: str | None = None
+        self._probed_at = 0.0
+
+    @property
+    def broken(self) -> bool:
+        """Whether the connection is lost: nothing can be asked any more."""
+        return self._broken is not None
+
+    def await_arrival(self, awaited: Awaited) -> None:
+        """Return once `awaited` is done. UnavailableError at its deadline, or if the connection is lost."""
+        if awaited.done:
+            return
+        with self._lock:
+            leads = not self._led and self._broken is None
+            if leads:
+                self._led = True
+            elif self._broken is None:
+                awaited.waker = queue.SimpleQueue()
+                self._followers.append(awaited)
+        if leads or self._follow(awaited):
+            self._lead(awaited)
+        if not awaited.done:
+            self._let_go(awaited)
+            raise UnavailableError(self._broken or f"{self.server}: the server did not answer in time")
+
+    def fail(self, reason: str) -> None:
+        """Declare the connection broken: whoever waits, or asks from now on, gets UnavailableError with `reason`."""
+        with self._lock:
+            if self._broken is not None:
+                return
+            self._broken = f"{self.server}: {reason}"
+            waiting = [*self._take_all(), *self._followers]
+            self._followers.clear()
+        self._abort()
+        for awaited in waiting:
+            if awaited.waker is not None:
+                awaited.waker.put(None)
+
+    def _follow(self, awaited: Awaited) -> bool:
+        """Wait until it is there, or it is this thread's turn to lead (True)."""
+        waker = awaited.waker
+        if waker is None or awaited.done:
+            return False
+        try:
+            waker.get(timeout=max(0.0, awaited.expires_at - time.monotonic()))
+        except queue.Empty:
+            with self._lock:
+                if awaited in self._followers:
+                    self._followers.remove(awaited)
+            if not awaited.promoted:
+                self._overdue(awaited)
+        return awaited.promoted
+
+    def _lead(self, awaited: Awaited) -> None:
+        try:
+            while not awaited.done and self._broken is None:
+                if not self._receive(awaited.expires_at):
+                    self._overdue(awaited)
+                    break
+        except BaseException as error:
+            self.fail(self._describe(error))
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self._hand_over()
+
+    def lead_while_idle(self) -> None:
+        """Receive for as long as nobody waits; for a thread that waits for nothing of its own."""
+        with self._lock:
+            if self._led or self._broken is not None:
+                return
+            self._led = True
+        try:
+            while not self.broken and not self._followers:
+                self._receive(time.monotonic() + TICK_SECONDS)
+        except BaseException as error:
+            self.fail(self._describe(error))
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        with self._lock:
+            while self._followers:
+                follower = self._followers.popleft()
+                if not follower.done and follower.waker is not None:
+                    follower.promoted = True
+                    follower.waker.put(None)
+                    return
+            self._led = False
+
+    def _overdue(self, awaited: Awaited) -> None:
+        if awaited.done:
+            return
+        if self._silence() > self._deadline / 2:
+            self.fail(f"the server has been silent for {self._deadline:g} s")
+        self._expire(awaited)
+
+    def _probe_if_silent(self) -> None:
+        """For the leader, while nothing comes."""
+        now = time.monotonic()
+        pause = max(TICK_SECONDS, self._deadline / 4)
+        if self._silence() > pause / 2 and now - self._probed_at > pause:
+            self._probed_at = now
+            self._probe()
+
+    @abc.abstractmethod
+    def _receive(self, expires_at: float) -> bool:
+        """Receive until something has arrived in full. False at `expires_at`; what came in part is kept."""
+
+    @abc.abstractmethod
+    def _silence(self) -> float:
+        """Seconds since the server was last heard."""
+
+    @abc.abstractmethod
+    def _probe(self) -> None:
+        """Ask the server for a sign of life, without waiting."""
+
+    @abc.abstractmethod
+    def _expire(self, awaited: Awaited) -> None:
+        """Nobody waits for it any more: whatever comes of it must do no harm."""
+
+    @abc.abstractmethod
+    def _let_go(self, awaited: Awaited) -> None:
+        """Return once nothing touches the memory that was given for its reply."""
+
+    @abc.abstractmethod
+    def _take_all(self) -> Iterable[Awaited]:
+        """Forget everything that is waited for, and give it back. Called with the lock held."""
+
+    @abc.abstractmethod
+    def _abort(self) -> None:
+        """Break the connection, without waiting: threads that send or receive return or raise."""
+
+    @abc.abstractmethod
+    def _describe(self, error: BaseException) -> str:
+        """One phrase for a person about what broke the connection."""
