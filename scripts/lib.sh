@@ -2,7 +2,7 @@
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$top"
-PATH=$PATH:/usr/sbin:/sbin # sshd is there, and not on the PATH of ordinary users
+PATH=$PATH:/usr/sbin:/sbin # sshd and smbd are there, and not on the PATH of ordinary users
 
 fail() {
     printf '%s: %s\n' "$(basename "$0")" "$1" >&2
@@ -17,7 +17,32 @@ install_packages() {
     command -v apt-get >/dev/null || fail "something is missing on this machine; install: $*"
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq </dev/null
-    apt-get install -qq --yes --no-install-recommends "$@" </dev/null
+    without_daemons apt-get install -qq --yes --no-install-recommends "$@" </dev/null
+}
+
+# Debian starts a server as it installs it, on all interfaces, and again at every boot. Nobody asked for that here: the
+# tests start servers of their own, on loopback. What was there before stays as it is.
+without_daemons() {
+    local unit policy=/usr/sbin/policy-rc.d new=()
+    for unit in ssh.service ssh.socket smbd.service nmbd.service samba-ad-dc.service; do
+        [ -e "/lib/systemd/system/$unit" ] || new+=("$unit")
+    done
+    if [ -e "$policy" ]; then # this machine has a policy already, as containers have
+        "$@"
+    else
+        (
+            trap 'rm --force "$policy"' EXIT
+            printf '#!/bin/sh\nexit 101\n' >"$policy"
+            chmod 755 "$policy"
+            "$@"
+        )
+    fi
+    command -v systemctl >/dev/null || return 0
+    for unit in "${new[@]}"; do
+        if systemctl --quiet is-enabled "$unit" 2>/dev/null; then # neither missing nor masked
+            systemctl --quiet disable "$unit"
+        fi
+    done
 }
 
 # Each argument is PROGRAM:PACKAGE, or FILE:PACKAGE with a full path; the packages of what is missing are installed.

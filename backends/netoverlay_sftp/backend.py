@@ -28,7 +28,7 @@ from netoverlay_sftp import attributes, diagnosis, listing
 from netoverlay_sftp.connection import Session, connect
 from netoverlay_sftp.errors import StatusError
 from netoverlay_sftp.file import SftpFile
-from netoverlay_sftp.handles import HandleTable
+from netoverlay_sftp.handles import SftpHandles
 from netoverlay_sftp.login import Login
 from netoverlay_sftp.options import SftpOptions
 from netoverlay_sftp.paths import PathMap, decode, encode
@@ -81,7 +81,7 @@ class SftpBackend(Backend):
         self._paths = PathMap(url.path)
         login = connection_maker(url, options, deadline)
         self._connector = Connector(lambda: connect(login, deadline), deadline)
-        self._handles = HandleTable(self._connector.session)
+        self._handles = SftpHandles(self._connector.session)
 
     def connect(self) -> Capabilities:
         session = self._connector.session()

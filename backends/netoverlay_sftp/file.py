@@ -18,7 +18,7 @@ from netoverlay.backend_api import (
 from netoverlay_sftp import attributes, diagnosis, transfer
 from netoverlay_sftp.channel import SftpChannel
 from netoverlay_sftp.errors import StatusError
-from netoverlay_sftp.handles import HandleTable, OpenFile, ServerHandle
+from netoverlay_sftp.handles import ServerHandle, SftpHandles, SftpOpenFile
 from netoverlay_sftp.protocol import Attributes, Extension, OpenFlags, PacketType, pack_attributes, pack_open
 
 _COPY_PIECE_BYTES = 4 << 20
@@ -27,7 +27,7 @@ _COPY_PIECE_BYTES = 4 << 20
 class SftpFile(BackendFile):
     """Reads and writes are split into pieces that the server takes, many of which are in flight."""
 
-    def __init__(self, table: HandleTable, file: OpenFile) -> None:
+    def __init__(self, table: SftpHandles, file: SftpOpenFile) -> None:
         self._table = table
         self._file = file
 

@@ -157,7 +157,7 @@ REFUSED = {
     ),
     "unknown scheme": (
         '[[lower]]\nurl = "gopher://host/share"\n',
-        "lower[0].url: no backend for gopher:// is installed (there is: file, sftp)",
+        "lower[0].url: no backend for gopher:// is installed (there is: file, sftp, smb)",
     ),
     "backend's option": (
         '[[lower]]\nurl = "sftp://host/srv"\nidentity_file = 3\n',

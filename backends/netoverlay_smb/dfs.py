@@ -1,0 +1,98 @@
+"""Distributed file system paths (MS-DFSC): a url may name a name space, whose directories lie on other servers.
+
+The url's path is resolved when a layer connects; a link further down is not followed, and opening it is EREMOTE.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from smbprotocol.dfs import DFSReferralRequest, DFSReferralResponse
+from smbprotocol.exceptions import SMBResponseException
+from smbprotocol.ioctl import CtlCode, IOCTLFlags, SMB2IOCTLRequest, SMB2IOCTLResponse
+from smbprotocol.tree import TreeConnect
+
+from netoverlay.backend_api import LayerSetupError, LayerUrl
+from netoverlay_smb import names
+from netoverlay_smb.credentials import Credentials
+from netoverlay_smb.errors import Stage, connection_error, peer_errors
+from netoverlay_smb.handshake import DEFAULT_PORT, LoggedIn, Target, connect_share, log_in
+from netoverlay_smb.options import SmbOptions
+
+_MAX_HOPS = 8
+_REPLY_BYTES = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the layer's root lies."""
+
+    login: LoggedIn
+    tree: TreeConnect
+    root: str
+    """The path on the share, as names.server_path() makes them."""
+
+
+def find(url: LayerUrl, credentials: Credentials, options: SmbOptions, expires_at: float) -> Place:
+    """Connect to the share that holds the directory of `url`, as often as another server is named for it."""
+    share, _, path = url.path.strip("/").partition("/")
+    target = Target(url.host or "", url.port or DEFAULT_PORT, share)
+    root = names.server_path("", path)
+    for _ in range(_MAX_HOPS):
+        login = log_in(target, credentials, options, expires_at)
+        try:
+            tree = connect_share(login, target.share)
+            referred = _referral(login, target, root) if tree.is_dfs_share else None
+        except BaseException:
+            login.close()
+            raise
+        if referred is None:
+            return Place(login, tree, root)
+        login.close()
+        host, share, root = referred
+        same_host = host.casefold() == (url.host or "").casefold()
+        target = Target(host, (url.port or DEFAULT_PORT) if same_host else DEFAULT_PORT, share)
+    raise LayerSetupError(f"{url}: its DFS referrals lead from server to server, more than {_MAX_HOPS} times")
+
+
+def _referral(login: LoggedIn, target: Target, root: str) -> tuple[str, str, str] | None:
+    r"""Host, share and path of what \\HOST\SHARE\ROOT is; None if it is just that."""
+    asked = f"\\{target.host}\\{target.share}" + (f"\\{root}" if root else "")
+    try:
+        with peer_errors():
+            response = _ask(login, asked)
+            consumed = response["path_consumed"].get_value() // 2
+            addresses = [entry.network_address for entry in response["referral_entries"].get_value()]
+    except SMBResponseException:
+        return None  # it knows of none, for all that it calls the share one of a name space
+    except Exception as error:
+        raise connection_error(error, login.server, Stage.SHARE) from error
+    for address in addresses:
+        resolved = (address or "") + asked[consumed:]
+        host, share, path = [*resolved.strip("\\").split("\\", 2), "", ""][:3]
+        if not host or not share:
+            continue
+        if (host.casefold(), share.casefold(), path) == (target.host.casefold(), target.share.casefold(), root):
+            return None
+        return host, share, path
+    return None
+
+
+def _ask(login: LoggedIn, path: str) -> DFSReferralResponse:
+    """FSCTL_DFS_GET_REFERRALS (MS-SMB2 2.2.31)."""
+    tree = connect_share(login, "IPC$")
+    wanted = DFSReferralRequest()
+    wanted["request_file_name"] = path
+    control = SMB2IOCTLRequest()
+    control["ctl_code"] = CtlCode.FSCTL_DFS_GET_REFERRALS
+    control["file_id"] = b"\xff" * 16
+    control["max_output_response"] = _REPLY_BYTES
+    control["flags"] = IOCTLFlags.SMB2_0_IOCTL_IS_FSCTL
+    control["buffer"] = wanted
+    connection, session = login.connection, login.session
+    reply = connection.receive(connection.send(control, sid=session.session_id, tid=tree.tree_connect_id))
+    body = SMB2IOCTLResponse()
+    body.unpack(reply["data"].get_value())
+    response = DFSReferralResponse()
+    response.unpack(body["buffer"].get_value())
+    return response

@@ -1,0 +1,220 @@
+"""An open file on an SMB server."""
+
+from __future__ import annotations
+
+import errno
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from netoverlay.backend_api import (
+    AllocateMode,
+    AttributeChange,
+    BackendFile,
+    FileStat,
+    NotSupportedError,
+    Readable,
+    Writable,
+    XattrMode,
+    os_error,
+)
+from netoverlay_smb import attributes, commands, look, replies, transfer, xattrs
+from netoverlay_smb.attributes import Appearance
+from netoverlay_smb.errors import StatusError, status_error
+from netoverlay_smb.facts import ShareFacts
+from netoverlay_smb.handles import ServerHandle, SmbHandles, SmbOpenFile
+from netoverlay_smb.protocol import Control, InfoClass
+from netoverlay_smb.status import Status
+
+FRESH_SECONDS = 1.0
+"""For so long the beginning of a file that came with opening it is taken for its content."""
+_TWO = struct.Struct("<QQ")
+
+
+class SmbFile(BackendFile):
+    """Large reads and writes are split into pieces, many of which are in flight."""
+
+    def __init__(
+        self, table: SmbHandles, file: SmbOpenFile, appearance: Appearance, facts: ShareFacts, beginning: bytes | None
+    ) -> None:
+        """`beginning` is what came with opening it: all of it, if that is less than was asked for."""
+        self._table = table
+        self._file = file
+        self._appearance = appearance
+        self._facts = facts
+        self._beginning = beginning
+        self._fresh_until = time.monotonic() + FRESH_SECONDS
+
+    def read_into(self, offset: int, buffer: Writable) -> int:
+        if not self._file.access.reads:
+            raise os_error(errno.EBADF)
+        target = memoryview(buffer).cast("B")
+        if self._beginning is not None and (count := self._read_beginning(offset, target)) is not None:
+            return count
+        with self._borrow("read") as handle:
+            return transfer.read_into(handle.session, handle.raw, offset, target)
+
+    def _read_beginning(self, offset: int, target: memoryview) -> int | None:
+        """The count, if what came with opening the file has it all and can be trusted still."""
+        known = self._beginning
+        if known is None or self._file.closed:
+            return None
+        if time.monotonic() > self._fresh_until or not self._table.is_as_opened(self._file):
+            self._beginning = None
+            return None
+        is_all = len(known) == self._file.seen.size
+        if not is_all and offset + len(target) > len(known):
+            return None
+        part = known[offset : offset + len(target)]
+        target[: len(part)] = part
+        return len(part)
+
+    def write_at(self, offset: int, data: Readable) -> None:
+        self._require_writable()
+        with self._borrow("write") as handle:
+            self._table.note_change(self._file)
+            transfer.write(handle.session, handle.raw, offset, memoryview(data).cast("B"))
+
+    def truncate(self, size: int) -> None:
+        self._require_writable()
+        if size < 0:
+            raise os_error(errno.EINVAL)
+        with self._borrow("truncate") as handle:
+            self._table.note_change(self._file)
+            handle.session.call(commands.set_size(size, handle.raw))
+
+    def stat(self) -> FileStat:
+        with self._borrow("stat") as handle:
+            session = handle.session
+            asked = [commands.query_file(InfoClass.ALL, handle.raw)]
+            secured = self._appearance.modes_from_server
+            requests = session.engine.call(*asked, *([commands.query_security(handle.raw)] if secured else []))
+            facts = look.all_of(session, requests[0])
+            told = look.ownership(session, requests[1]) if secured else attributes.NOTHING_TOLD
+            return self._appearance.stat(facts, told)
+
+    def set_attributes(self, change: AttributeChange) -> None:
+        with self._borrow("set_attributes") as handle:
+            body = attributes.set_times(change, handle.raw)
+            if body is not None:
+                self._table.note_change(self._file)
+                handle.session.call(body)
+
+    def sync(self, *, data_only: bool = False) -> None:  # noqa: ARG002  (the seam's; see below)
+        """FLUSH, which knows no difference between data and the rest."""
+        with self._borrow("sync") as handle:
+            if self._file.access.writes:  # what was only opened to be read has nothing to flush, and may not
+                handle.session.call(commands.flush(handle.raw))
+
+    def seek_data(self, offset: int) -> int:
+        """FSCTL_QUERY_ALLOCATED_RANGES."""
+        self._require_holes("seek_data")
+        with self._borrow("seek_data") as handle:
+            for start, _ in self._allocated(handle, offset, self._size_beyond(handle, offset)):
+                return max(start, offset)
+        raise os_error(errno.ENXIO)
+
+    def seek_hole(self, offset: int) -> int:
+        """FSCTL_QUERY_ALLOCATED_RANGES."""
+        self._require_holes("seek_hole")
+        with self._borrow("seek_hole") as handle:
+            size = self._size_beyond(handle, offset)
+            at = offset
+            while at < size:
+                reached = at
+                for start, length in self._allocated(handle, at, size):
+                    if start > reached:
+                        return reached
+                    reached = start + length
+                if reached == at:
+                    return at
+                at = reached  # the server may have told of the first ranges only
+            return size
+
+    def allocate(self, mode: AllocateMode, offset: int, length: int) -> None:
+        """PUNCH_HOLE by FSCTL_SET_ZERO_DATA; the others change a size and more, which SMB cannot do in one step."""
+        if mode is not AllocateMode.PUNCH_HOLE or not self._facts.has_holes:
+            raise NotSupportedError(f"allocate({mode.name})")
+        self._require_writable()
+        if offset < 0 or length <= 0:
+            raise os_error(errno.EINVAL)
+        with self._borrow("allocate") as handle:
+            self._table.note_change(self._file)
+            size = self._size(handle)
+            end = min(offset + length, size)
+            if offset < end:
+                zeros = commands.control(Control.SET_ZERO_DATA, _TWO.pack(offset, end), handle.raw, reply_bytes=0)
+                handle.session.call(commands.control(Control.SET_SPARSE, b"", handle.raw, reply_bytes=0))
+                handle.session.call(zeros)
+
+    def get_xattr(self, name: str) -> bytes:
+        return xattrs.value_of(self._attributes(), name)
+
+    def list_xattrs(self) -> list[str]:
+        return sorted(self._attributes())
+
+    def set_xattr(self, name: str, value: bytes, mode: XattrMode = XattrMode.ANY) -> None:
+        self._require_attributes("set_xattr", name)
+        xattrs.check_mode(self._attributes, name, mode)
+        self._set_attribute(name, value, "set_xattr")
+
+    def remove_xattr(self, name: str) -> None:
+        self._require_attributes("remove_xattr", name)
+        xattrs.value_of(self._attributes(), name)
+        self._set_attribute(name, None, "remove_xattr")
+
+    def close(self) -> None:
+        self._table.close(self._file)
+
+    def _attributes(self) -> dict[str, bytes]:
+        if not self._facts.has_attributes:
+            raise NotSupportedError("extended attributes")
+        with self._borrow("list_xattrs") as handle:
+            return xattrs.fetched(handle.session, handle.session.submit(commands.query_attribute_list(handle.raw))[0])
+
+    def _set_attribute(self, name: str, value: bytes | None, operation: str) -> None:
+        with self._borrow(operation) as handle:
+            try:
+                handle.session.call(xattrs.setting(name, value, handle.raw))
+            except StatusError as error:
+                raise xattrs.refusal(error, operation) from error
+
+    def _require_attributes(self, operation: str, name: str) -> None:
+        if not self._facts.has_attributes or not xattrs.is_ours(name):
+            raise NotSupportedError(f"{operation} of {name}")
+
+    def _require_holes(self, operation: str) -> None:
+        if not self._facts.has_holes:
+            raise NotSupportedError(operation)
+
+    def _require_writable(self) -> None:
+        if not self._file.access.writes:
+            raise os_error(errno.EBADF)
+
+    @staticmethod
+    def _size(handle: ServerHandle) -> int:
+        session = handle.session
+        return look.all_of(session, session.submit(commands.query_file(InfoClass.ALL, handle.raw))[0]).size
+
+    def _size_beyond(self, handle: ServerHandle, offset: int) -> int:
+        """The size of the file. ENXIO if `offset` is not in it."""
+        size = self._size(handle)
+        if not 0 <= offset < size:
+            raise os_error(errno.ENXIO)
+        return size
+
+    def _allocated(self, handle: ServerHandle, offset: int, end: int) -> list[tuple[int, int]]:
+        """The first ranges of data from `offset` on, in order."""
+        session = handle.session
+        asking = commands.control(Control.QUERY_ALLOCATED_RANGES, _TWO.pack(offset, end - offset), handle.raw)
+        body = session.expect(session.submit(asking)[0], Status.BUFFER_OVERFLOW)
+        return session.parse(replies.ranges, session.parse(replies.controlled, body))
+
+    @contextmanager
+    def _borrow(self, operation: str) -> Iterator[ServerHandle]:
+        with self._table.borrow(self._file) as handle:
+            try:
+                yield handle
+            except StatusError as error:
+                raise status_error(error, None, operation) from error

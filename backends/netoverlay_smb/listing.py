@@ -1,0 +1,165 @@
+"""List a directory: a small one in one round trip; what a listing does not tell of its entries in one more."""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from collections.abc import Iterator
+
+from netoverlay.backend_api import DirEntry, LayerPath, join_path, os_error
+from netoverlay_smb import commands, look, names, replies
+from netoverlay_smb.attributes import NOTHING_TOLD, Appearance
+from netoverlay_smb.commands import Body
+from netoverlay_smb.engine import Request
+from netoverlay_smb.errors import StatusError
+from netoverlay_smb.facts import LOOK
+from netoverlay_smb.look import Look
+from netoverlay_smb.paths import PathMap, join
+from netoverlay_smb.protocol import PREVIOUS_HANDLE, CreateOptions, FileAccess, FileAttributes, InfoClass
+from netoverlay_smb.replies import Listed
+from netoverlay_smb.security import Ownership
+from netoverlay_smb.session import Session
+from netoverlay_smb.status import Status
+
+HIDDEN_PREFIX = ".netoverlay-removed-"
+"""Of files that were removed while they were open: they are gone with their last handle."""
+_FIRST_BYTES = 65536
+"""Some 600 entries, for one credit."""
+_MORE_BYTES = 1 << 20
+_MORE_DEPTH = 2
+_LOOKS_IN_FLIGHT = 128
+_PERMISSION_BITS = 0o7777
+_VANISHED = frozenset(
+    {Status.OBJECT_NAME_NOT_FOUND, Status.OBJECT_PATH_NOT_FOUND, Status.DELETE_PENDING, Status.OBJECT_NAME_INVALID}
+)
+
+
+class Lister:
+    """Lists directories of a share. `with_modes`: its server has modes in its listings."""
+
+    def __init__(self, paths: PathMap, appearance: Appearance, *, with_modes: bool) -> None:
+        self._paths = paths
+        self._appearance = appearance
+        self._with_modes = with_modes
+        self._secured = appearance.modes_from_server and not with_modes
+
+    def entries(self, session: Session, directory: LayerPath) -> list[DirEntry]:
+        """All usable entries. ENOTDIR for anything but a directory, a symbolic link too. StatusError."""
+        path = self._paths.on_server(session.root, directory)
+        entries: list[DirEntry] = []
+        unclear: list[Listed] = []
+        for entry in self._read_all(session, path):
+            if entry.name in (".", "..") or entry.name.startswith(HIDDEN_PREFIX):
+                continue
+            if self._secured or look.may_be_link(entry.facts) or names.may_be_short(entry.name):
+                unclear.append(entry)
+            elif names.is_usable(name := names.from_server(entry.name)):
+                told = Ownership(None, None, entry.unix_mode & _PERMISSION_BITS if self._with_modes else None)
+                entries.append(DirEntry(name, self._appearance.stat(entry.facts, told)))
+        return [*entries, *self._look_at(session, directory, path, unclear)]
+
+    def _read_all(self, session: Session, path: bytes) -> list[Listed]:
+        wanted = InfoClass.ID_BOTH_DIRECTORY if self._with_modes else InfoClass.ID_FULL_DIRECTORY
+        parse = replies.listed_with_modes if self._with_modes else replies.listed
+        opening, *reading = session.submit(
+            commands.create(path, FileAccess.READ_DATA | LOOK, CreateOptions.DIRECTORY),
+            commands.query_directory(PREVIOUS_HANDLE, wanted, _FIRST_BYTES, restart=True),
+            commands.query_directory(PREVIOUS_HANDLE, wanted, _FIRST_BYTES),
+        )
+        created = session.parse(replies.created, session.expect(opening))
+        try:
+            if created.attributes & FileAttributes.REPARSE_POINT and look.reparse_target(session, path) is not None:
+                raise os_error(errno.ENOTDIR, names.decode_utf16(path))
+            more = commands.query_directory(created.handle, wanted, _more_bytes(session))
+            listed: list[Listed] = []
+            for body in _bodies(session, deque(reading), more):
+                listed += session.parse(parse, session.parse(replies.info, body))
+            return listed
+        finally:
+            if not session.broken:
+                session.forget(commands.close(created.handle))
+
+    def _look_at(
+        self, session: Session, directory: LayerPath, path: bytes, unclear: list[Listed]
+    ) -> Iterator[DirEntry]:
+        """Ask for each entry what the listing did not tell, many at a time."""
+        in_flight: deque[tuple[Listed, list[Request]]] = deque()
+        waiting = iter(unclear)
+        while True:
+            while len(in_flight) < _LOOKS_IN_FLIGHT and (entry := next(waiting, None)) is not None:
+                in_flight.append((entry, session.submit(*self._questions(join(path, entry.name), entry))))
+            if not in_flight:
+                return
+            entry, requests = in_flight.popleft()
+            try:
+                name, found = self._answers(session, path, entry, requests)
+            except StatusError as error:
+                if error.status not in _VANISHED:
+                    raise
+                if names.may_be_short(entry.name):
+                    self._paths.warn_of_short_name(directory, entry.name)
+                continue
+            if not names.is_usable(name):
+                continue
+            if names.to_server(name) != entry.name:
+                self._paths.note_alias(join_path(directory, name), entry.name)
+            yield DirEntry(name, found.stat(self._appearance))
+
+    def _questions(self, path: bytes, entry: Listed) -> list[Body]:
+        link = _is_mfsymlink(entry)
+        access = LOOK | (FileAccess.READ_CONTROL if self._secured else 0) | (FileAccess.READ_DATA if link else 0)
+        bodies = [commands.create(path, FileAccess(access), CreateOptions(0))]
+        if names.may_be_short(entry.name):
+            bodies.append(commands.query_file(InfoClass.ALL))
+        if self._secured:
+            bodies.append(commands.query_security())
+        if link:
+            bodies.append(commands.read(PREVIOUS_HANDLE, 0, entry.facts.size))
+        return [*bodies, commands.close()]
+
+    def _answers(self, session: Session, path: bytes, entry: Listed, requests: list[Request]) -> tuple[str, Look]:
+        """The entry's true name, and what it is."""
+        name = names.from_server(entry.name)
+        opening, *answers = requests
+        session.engine.wait(opening)
+        if opening.status == Status.ACCESS_DENIED:  # less may be allowed, if asked for one by one
+            return name, look.at(session, join(path, entry.name), self._appearance)._replace(facts=entry.facts)
+        session.expect(opening)
+        if names.may_be_short(entry.name):
+            told = session.expect(answers.pop(0), Status.BUFFER_OVERFLOW)
+            true = session.parse(replies.name_of_all, session.parse(replies.info, told))
+            name = names.from_server(true.rpartition("\\")[2]) or name
+        owner = look.ownership(session, answers.pop(0)) if self._secured else NOTHING_TOLD
+        link = None
+        if _is_mfsymlink(entry):
+            link = look.link_in(session, opening, answers.pop(0))
+        elif look.may_be_link(entry.facts):
+            link = look.reparse_target(session, join(path, entry.name))
+        return name, Look(entry.facts, owner, link)
+
+
+def _is_mfsymlink(entry: Listed) -> bool:
+    return look.may_be_link(entry.facts) and not entry.facts.attributes & FileAttributes.REPARSE_POINT
+
+
+def _more_bytes(session: Session) -> int:
+    """The size of a further piece: large, but within what the server takes and has credits for."""
+    affordable = max(1, session.engine.credits // (2 * _MORE_DEPTH)) * _FIRST_BYTES
+    return min(_MORE_BYTES, session.link.max_transact_bytes, affordable if session.link.multi_credit else _FIRST_BYTES)
+
+
+def _bodies(session: Session, in_flight: deque[Request], more: Body) -> Iterator[bytes]:
+    """The pieces of a listing; as long as they come, further ones are asked for ahead."""
+    ended = False
+    while in_flight:
+        request = in_flight.popleft()
+        session.engine.wait(request)
+        if request.status in (Status.NO_MORE_FILES, Status.NO_SUCH_FILE):
+            ended = True
+            continue
+        body = session.expect(request)
+        if ended:
+            continue
+        yield body
+        while not in_flight or (len(in_flight) < _MORE_DEPTH and in_flight[0].message_id != request.message_id + 1):
+            in_flight += session.submit(more)

@@ -1,0 +1,84 @@
+"""Open files: what is small comes with its content in the same round trip."""
+
+from __future__ import annotations
+
+import errno
+from typing import NamedTuple
+
+from netoverlay.backend_api import Access, os_error
+from netoverlay_smb import commands, look, names, replies, symlinks
+from netoverlay_smb.engine import Request
+from netoverlay_smb.handles import ACCESS, ServerHandle
+from netoverlay_smb.protocol import CREDIT_BYTES, PREVIOUS_HANDLE, Control, CreateOptions, Disposition, InfoClass
+from netoverlay_smb.replies import FileFacts
+from netoverlay_smb.session import Session
+from netoverlay_smb.status import Status
+
+BEGINNING_BYTES = CREDIT_BYTES
+"""Read along with opening a file: what one credit pays for."""
+
+
+class Opened(NamedTuple):
+    """A file that has just been opened."""
+
+    handle: ServerHandle
+    facts: FileFacts
+    beginning: bytes | None
+    """Its first bytes; None if they were not asked for."""
+
+
+def create(session: Session, path: bytes, access: Access, *, sparse: bool) -> Opened:
+    """Make a file that is not there yet. StatusError. `sparse`: the server can keep holes, if told so of a file."""
+    bodies = [
+        commands.create(path, ACCESS[access], CreateOptions.NON_DIRECTORY, Disposition.CREATE),
+        commands.query_file(InfoClass.ALL),
+    ]
+    if sparse and access.writes:
+        bodies.append(commands.control(Control.SET_SPARSE, reply_bytes=0))
+    opening, asking, *_ = session.submit(*bodies)
+    handle = ServerHandle(session, session.parse(replies.created, session.expect(opening)).handle)
+    return Opened(handle, _facts(handle, asking), None)
+
+
+def open_existing(session: Session, path: bytes, access: Access, *, truncate: bool) -> Opened:
+    """Open a file that is there. StatusError; ELOOP for a symbolic link."""
+    reads = access is Access.READ
+    bodies = [
+        commands.create(path, ACCESS[access], CreateOptions.NON_DIRECTORY),
+        commands.query_file(InfoClass.ALL),
+    ]
+    if reads:
+        bodies.append(commands.read(PREVIOUS_HANDLE, 0, BEGINNING_BYTES))
+    opening, asking, *reading = session.submit(*bodies)
+    handle = ServerHandle(session, session.parse(replies.created, session.expect(opening)).handle)
+    try:
+        facts = _facts(handle, asking)
+        beginning = _beginning(session, reading[0]) if reading else None
+        if look.may_be_link(facts) and _is_link(session, path, facts, beginning):
+            raise os_error(errno.ELOOP, names.decode_utf16(path))
+        if truncate:
+            session.call(commands.set_size(0, handle.raw))
+    except BaseException:
+        if not session.broken:
+            session.forget(commands.close(handle.raw))
+        raise
+    return Opened(handle, facts, beginning)
+
+
+def _facts(handle: ServerHandle, asking: Request) -> FileFacts:
+    return look.all_of(handle.session, asking)
+
+
+def _beginning(session: Session, reading: Request) -> bytes | None:
+    session.engine.wait(reading)
+    if reading.status == Status.END_OF_FILE:
+        return b""
+    if reading.status != Status.SUCCESS:  # a range that somebody has locked, say: the next read will tell
+        return None
+    return session.parse(replies.read_data, reading.body)
+
+
+def _is_link(session: Session, path: bytes, facts: FileFacts, beginning: bytes | None) -> bool:
+    if beginning is not None and facts.size == symlinks.MFSYMLINK_BYTES:
+        return symlinks.target_of(beginning) is not None
+    return look.link_target(session, path, facts) is not None

@@ -1,0 +1,107 @@
+"""One login with a share: requests whose refusals are exceptions, on top of the engine, below files and directories."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from netoverlay.backend_api import LayerUrl, UnavailableError
+from netoverlay_smb import dfs
+from netoverlay_smb.commands import Body
+from netoverlay_smb.credentials import resolve
+from netoverlay_smb.engine import Engine, Link, Request
+from netoverlay_smb.errors import StatusError, describe, describe_status
+from netoverlay_smb.handshake import take_over
+from netoverlay_smb.options import SmbOptions
+from netoverlay_smb.protocol import ProtocolError
+from netoverlay_smb.status import CONNECTION_LOST, Status
+
+_Parsed = TypeVar("_Parsed")
+_Raw = TypeVar("_Raw")
+
+_log = logging.getLogger(__name__)
+
+
+class Session:
+    """An engine, and the directory of the share that is the layer's root. The methods raise StatusError."""
+
+    def __init__(self, link: Link, root: str, deadline: float) -> None:
+        self.engine = Engine(link, deadline)
+        self.link = link
+        self.root = root
+        """Its path on the share, as names.server_path() makes them."""
+        self.round_trip = 0.0
+        """Seconds, measured when it was found out what the share can do."""
+
+    @property
+    def broken(self) -> bool:
+        """Whether it is of no use any more."""
+        return self.engine.broken
+
+    def close(self) -> None:
+        """Log out."""
+        self.engine.close()
+
+    def submit(self, *bodies: Body) -> list[Request]:
+        """Send, as one related compound if there are several; each reply is fetched by expect()."""
+        return self.engine.submit(*bodies)
+
+    def expect(self, request: Request, *allowed: Status) -> bytes:
+        """The body of the reply. StatusError if it is neither success nor `allowed`."""
+        self.engine.wait(request)
+        status = request.status
+        if status != Status.SUCCESS and status not in allowed:
+            raise self.refusal(status)
+        return request.body
+
+    def refusal(self, status: int) -> StatusError | UnavailableError:
+        """What to raise where the server said `status`."""
+        if status in CONNECTION_LOST:
+            reason = f"the server has ended the session ({describe_status(status)})"
+            self.engine.fail(reason)
+            return UnavailableError(f"{self.link.server}: {reason}")
+        return StatusError(status)
+
+    def call(self, *bodies: Body) -> list[bytes]:
+        """Send, and the bodies of all replies, of which each must be success. StatusError of the first that is not.
+
+        A compound that opens something must close it, too.
+        """
+        requests = self.engine.call(*bodies)
+        return [self.expect(request) for request in requests]
+
+    def parse(self, parse: Callable[[_Raw], _Parsed], raw: _Raw) -> _Parsed:
+        """parse(raw); what makes no sense breaks the connection."""
+        try:
+            return parse(raw)
+        except (ProtocolError, ValueError) as error:
+            self.engine.fail(describe(error))
+            raise UnavailableError(f"{self.link.server}: {describe(error)}") from error
+
+    def forget(self, body: Body) -> None:
+        """Send something whose reply does not matter, without waiting: closing what was only read."""
+        self.engine.submit(body)
+
+
+def connect(url: LayerUrl, options: SmbOptions, deadline: float) -> Session:
+    """Log in at the server that holds the directory of `url`. LayerSetupError, UnavailableError."""
+    started_at = time.monotonic()
+    credentials = resolve(url, options, deadline)
+    place = dfs.find(url, credentials, options, started_at + deadline)
+    try:
+        link = take_over(place.login, place.tree, deadline)
+    except BaseException:
+        place.login.close()
+        raise
+    session = Session(link, place.root, deadline)
+    protection = link.sealer or link.signer
+    _log.info(
+        "%s: connected in %.2f s, SMB %x, %s",
+        link.server,
+        time.monotonic() - started_at,
+        link.dialect,
+        protection.name if protection else "neither signed nor encrypted",
+    )
+    return session

@@ -1,0 +1,251 @@
+"""Open files and the server's handles for them, which can be lost, or given up while a file stays open.
+
+An open file borrows its handle while it is in use; when there is none, because the connection was lost or the handle
+was needed elsewhere, it is opened again, by path. Two things follow:
+
+- A file whose name is removed or replaced through this backend must keep its handle, since no path leads to it any
+  more; and one whose name changes must learn the new one.
+- A file that is opened again must be the same one, else it is stale (ESTALE). What tells that is the backend's
+  business; where it is size and time, a change through this backend has to be remembered.
+"""
+
+from __future__ import annotations
+
+import abc
+import errno
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from netoverlay.backend_api.errors import StaleHandleError, os_error
+
+H = TypeVar("H")
+
+_REOPEN_ATTEMPTS = 5
+_PAUSE_SECONDS = 0.001
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class OpenFile(Generic[H]):
+    """One open file. Guarded by the table's lock."""
+
+    path: bytes | None
+    """The server's; None once the name is gone."""
+    handle: H | None = None
+    users: int = 0
+    closed: bool = False
+    written: bool = False
+    """Changed through its handle, so that closing that one may tell of an error."""
+    failure: OSError | None = None
+    """Of a close that nobody has seen yet."""
+    reopening: threading.Lock = field(default_factory=threading.Lock)
+
+
+F = TypeVar("F", bound=OpenFile)  # type: ignore[type-arg]  # of any handle; Python has no higher-kinded bound
+
+
+@dataclass(slots=True)
+class Place(Generic[F]):
+    """What is known of the files open under one path."""
+
+    files: set[F] = field(default_factory=set)
+    changed: bool = False
+    """Changed through this backend since the first of them was opened: size and time tell nothing any more."""
+
+
+class HandleTable(abc.ABC, Generic[F, H]):
+    """All open files of a backend. Its lock is a leaf; nothing is asked of the server under it."""
+
+    def __init__(self, separator: bytes) -> None:
+        """`separator` stands between the components of a path."""
+        self._separator = separator
+        self._lock = threading.Lock()
+        self._places: dict[bytes, Place[F]] = {}
+
+    @abc.abstractmethod
+    def _is_usable(self, handle: H) -> bool:
+        """Whether the connection that `handle` belongs to is there still."""
+
+    @abc.abstractmethod
+    def _close_handle(self, file: F, handle: H) -> None:
+        """Give a handle back to the server; what that tells of written data becomes file.failure."""
+
+    @abc.abstractmethod
+    def _reopen_at(self, file: F, path: bytes) -> H | None:
+        """A new handle; None if what stands at `path` is not `file`."""
+
+    @contextmanager
+    def borrow(self, file: F) -> Iterator[H]:
+        """A handle for `file`, which stays open at least until the block ends. EBADF, ESTALE."""
+        handle = self._take(file)
+        if handle is None:
+            with file.reopening:
+                handle = self._take(file) or self._reopen(file)
+        try:
+            yield handle
+        finally:
+            with self._lock:
+                file.users -= 1
+
+    def close(self, file: F) -> None:
+        """Give up `file`; raises what closing it, now or when its handle was needed, told of its data."""
+        with self._lock:
+            if file.closed:
+                return
+            file.closed = True
+            handle = self._disown(file)
+            self._forget_path(file)
+        if handle is not None and self._is_usable(handle):
+            self._close_handle(file, handle)
+        failure, file.failure = file.failure, None
+        if failure is not None:
+            raise failure
+
+    def note_change(self, file: F) -> None:
+        """`file` is being changed through its handle."""
+        with self._lock:
+            file.written = True
+            if file.path is not None:
+                self._places[file.path].changed = True
+
+    def note_path_change(self, path: bytes) -> None:
+        """What stands at `path` is being changed."""
+        with self._lock:
+            if path in self._places:
+                self._places[path].changed = True
+
+    def is_open(self, path: bytes) -> bool:
+        """Whether a file of that name is open here."""
+        return path in self._places
+
+    @contextmanager
+    def removing(self, path: bytes) -> Iterator[None]:
+        """Around an operation that takes the name `path` away: the files open under it keep their handles for good."""
+        place = self._places.get(path)
+        with ExitStack() as borrowed:
+            files = list(place.files) if place is not None else []
+            for file in files:
+                try:
+                    borrowed.enter_context(self.borrow(file))
+                except StaleHandleError:
+                    continue  # it is lost already, and will say so to whoever uses it
+            yield
+            with self._lock:
+                for file in files:
+                    self._forget_path(file)
+
+    @contextmanager
+    def released_below(self, path: bytes, patience: float) -> Iterator[None]:
+        """Around an operation that a server refuses while anything below `path` is open: no handle is, meanwhile.
+
+        EBUSY if one is in use for more than `patience` seconds.
+        """
+        below = path + self._separator
+        with ExitStack() as held:
+            with self._lock:
+                files = {file for name, place in self._places.items() if name.startswith(below) for file in place.files}
+            for file in sorted(files, key=id):
+                held.enter_context(file.reopening)
+            for file in files:
+                with self._lock:
+                    handle = self._disown(file)
+                if handle is not None:
+                    self._wait_until_unused(file, patience)
+                    if self._is_usable(handle):
+                        self._close_handle(file, handle)
+            yield
+
+    def renamed(self, old: bytes, new: bytes) -> None:
+        """Whatever was at `old`, or below it, is now at `new`."""
+        below = old + self._separator
+        with self._lock:
+            moved = [path for path in self._places if path == old or path.startswith(below)]
+            for path in moved:
+                place = self._places.pop(path)
+                target = self._places.setdefault(new + path[len(old) :], Place())
+                target.changed |= place.changed
+                for file in place.files:
+                    file.path = new + path[len(old) :]
+                target.files |= place.files
+
+    def _register(self, file: F, handle: H, *, changed: bool) -> None:
+        """`file` has been opened, at its path."""
+        with self._lock:
+            self._adopt(file, handle)
+            if file.path is not None:
+                place = self._places.setdefault(file.path, Place())
+                place.files.add(file)
+                place.changed |= changed
+
+    # Under the lock.
+
+    def _adopt(self, file: F, handle: H) -> None:
+        file.handle = handle
+
+    def _disown(self, file: F) -> H | None:
+        handle: H | None = file.handle
+        file.handle = None
+        return handle
+
+    def _forget_path(self, file: F) -> None:
+        path, file.path = file.path, None
+        if path is not None:
+            place = self._places[path]
+            place.files.discard(file)
+            if not place.files:
+                del self._places[path]
+
+    # Taking the lock.
+
+    def _was_changed(self, path: bytes) -> bool:
+        place = self._places.get(path)
+        return place is not None and place.changed
+
+    def _take(self, file: F) -> H | None:
+        with self._lock:
+            if file.closed:
+                raise os_error(errno.EBADF)
+            handle: H | None = file.handle
+            if handle is not None and not self._is_usable(handle):
+                self._disown(file)
+                handle = None
+            if handle is not None:
+                file.users += 1
+                self._used(file)
+            return handle
+
+    def _used(self, file: F) -> None:
+        """`file` was used just now. Under the lock."""
+
+    def _unused(self, handle: H) -> None:
+        """A handle that was opened again belongs to nobody after all."""
+
+    def _wait_until_unused(self, file: F, patience: float) -> None:
+        give_up_at = time.monotonic() + patience
+        while file.users:
+            if time.monotonic() > give_up_at:
+                raise os_error(errno.EBUSY)
+            time.sleep(_PAUSE_SECONDS)
+
+    def _reopen(self, file: F) -> H:
+        for _ in range(_REOPEN_ATTEMPTS):
+            path = file.path
+            if path is None:
+                raise StaleHandleError("the file was removed, and the connection that held it open was lost")
+            handle = self._reopen_at(file, path)
+            if handle is None:
+                if file.path == path:
+                    raise StaleHandleError("what stands where the file was is no longer the file that was opened")
+                continue  # it was renamed meanwhile
+            with self._lock:
+                if file.path == path and not file.closed:
+                    self._adopt(file, handle)
+                    file.users += 1
+                    return handle
+            self._unused(handle)
+            if file.closed:
+                raise os_error(errno.EBADF)
+        raise StaleHandleError("the file was renamed again and again while it was opened anew")
