@@ -51,12 +51,14 @@ class Contender:
         return theirs / mine if mine and theirs else None
 
 
-def backend_contender(name: str, backend: Backend, root: Path, size: int) -> Contender:
+def backend_contender(name: str, backend: Backend, root: Path, size: int, call_bytes: int = CALL_BYTES) -> Contender:
+    """`call_bytes` are read or written by one call."""
+
     def path(target: Path) -> str:
         return str(target.relative_to(root))
 
     def read(target: Path) -> float:
-        buffer = bytearray(CALL_BYTES)
+        buffer = bytearray(call_bytes)
 
         def work() -> None:
             with backend.open(path(target), Access.READ) as file:
@@ -68,11 +70,11 @@ def backend_contender(name: str, backend: Backend, root: Path, size: int) -> Con
         return elapsed(work)
 
     def write(target: Path) -> float:
-        data = bytes(CALL_BYTES)
+        data = bytes(call_bytes)
 
         def work() -> None:
             with backend.open(path(target), Access.WRITE, create=Creation.EXCLUSIVE) as file:
-                for offset in range(0, size, CALL_BYTES):
+                for offset in range(0, size, call_bytes):
                     file.write_at(offset, data)
 
         return elapsed(work)

@@ -16,6 +16,7 @@ from netoverlay_smb.security import Ownership
 
 _BASIC = struct.Struct("<QQQQII")
 _BLOCK_BYTES = 512
+_READONLY = int(FileAttributes.READONLY)
 _SYMLINK_MODE = 0o777
 _WRITE_BITS = 0o222
 NOTHING_TOLD = Ownership(None, None, None)
@@ -73,7 +74,7 @@ class Appearance:
     def _default_mode(self, facts: FileFacts) -> int:
         if facts.is_directory:
             return self.dir_mode
-        if facts.attributes & FileAttributes.READONLY:
+        if facts.attributes & _READONLY:
             return self.file_mode & ~_WRITE_BITS
         return self.file_mode
 

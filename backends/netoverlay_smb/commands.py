@@ -16,7 +16,6 @@ from netoverlay_smb.protocol import (
     CreateOptions,
     Disposition,
     FileAccess,
-    FileAttributes,
     InfoClass,
     InfoType,
     LeaseState,
@@ -38,6 +37,8 @@ _IOCTL = struct.Struct("<HHI16sIIIIIIII")
 _LEASE = struct.Struct("<16sIIQ16sHH")
 _RENAME = struct.Struct("<B7xQI")
 _IMPERSONATION = 2
+_OPEN_REPARSE_POINT = int(CreateOptions.OPEN_REPARSE_POINT)
+_ALL_SECURITY = int(SecurityParts.OWNER | SecurityParts.GROUP | SecurityParts.DACL)
 _PADDING = 0x50
 """Where we would like the data of a READ reply: right behind header and fixed part."""
 _IS_FSCTL = 1
@@ -88,10 +89,10 @@ def create(
         0,
         0,
         access,
-        FileAttributes.NORMAL if disposition is Disposition.CREATE and not options & CreateOptions.DIRECTORY else 0,
+        0,
         share,
         disposition,
-        options | CreateOptions.OPEN_REPARSE_POINT,
+        int(options) | _OPEN_REPARSE_POINT,
         HEADER_BYTES + _CREATE_BYTES,
         len(path),
         offset,
@@ -164,8 +165,7 @@ def query_volume(wanted: VolumeClass, handle: bytes = PREVIOUS_HANDLE) -> Body:
 
 def query_security(handle: bytes = PREVIOUS_HANDLE) -> Body:
     """2.2.37: owner, group and access control list."""
-    parts = SecurityParts.OWNER | SecurityParts.GROUP | SecurityParts.DACL
-    return _query_info(InfoType.SECURITY, 0, handle, _MAX_INFO_BYTES, parts)
+    return _query_info(InfoType.SECURITY, 0, handle, _MAX_INFO_BYTES, _ALL_SECURITY)
 
 
 def set_file(changed: InfoClass, data: bytes, handle: bytes = PREVIOUS_HANDLE) -> Body:

@@ -11,7 +11,7 @@ from collections import deque
 
 from netoverlay.backend_api.leadership import Awaited
 
-WANTED = 512
+WANTED = 1024
 """Asked for until the server has granted so many, or no more."""
 
 

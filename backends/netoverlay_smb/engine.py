@@ -45,6 +45,7 @@ _READ_HEAD_BYTES = HEADER_BYTES + 16
 _READ = int(Command.READ)
 _PENDING = int(Status.PENDING)
 _SIGNED = int(HeaderFlags.SIGNED)
+_RELATED = int(HeaderFlags.RELATED)
 
 _log = logging.getLogger(__name__)
 
@@ -139,8 +140,14 @@ class Engine(LeaderFollower):
 
         Every request must be passed to wait(), unless its reply does not matter.
         """
-        multi = self.link.multi_credit
-        total = sum(body.charge for body in bodies) if multi else len(bodies)
+        return self.submit_all([bodies])[0]
+
+    def submit_all(self, compounds: Sequence[Sequence[Body]]) -> list[list[Request]]:
+        """As submit(), for several that have nothing to do with each other, in one piece."""
+        if self.link.multi_credit:
+            total = sum(body.charge for bodies in compounds for body in bodies)
+        else:
+            total = sum(map(len, compounds))
         expires_at = time.monotonic() + self._deadline
         first = self._credits.try_take(total)
         if first is None:
@@ -148,34 +155,38 @@ class Engine(LeaderFollower):
             self._credits.queue(ticket)
             self.await_arrival(ticket)
             first = ticket.message_id
-        return self._send(bodies, first, expires_at)
+        return self._send(compounds, first, expires_at)
 
     def close(self, reason: str = "the connection is closed") -> None:
         """Log out as far as that needs no waiting, and break the connection."""
         if not self.broken and (first := self._credits.try_take(1)) is not None:
             try:
-                self._send([commands.logoff()], first, time.monotonic() + self._deadline)
+                self._send([[commands.logoff()]], first, time.monotonic() + self._deadline)
             except UnavailableError as error:
                 _log.debug("%s", error)
         self.fail(reason)
 
     # Sending.
 
-    def _send(self, bodies: Sequence[Body], first: int, expires_at: float) -> list[Request]:
-        requests: list[Request] = []
-        parts: list[Readable] = []
-        last = len(bodies) - 1
+    def _send(self, compounds: Sequence[Sequence[Body]], first: int, expires_at: float) -> list[list[Request]]:
+        sent: list[list[Request]] = []
+        messages: list[list[Readable]] = []
         message_id = first
-        for index, body in enumerate(bodies):
-            charge = body.charge if self.link.multi_credit else 1
-            request = Request(body, message_id, charge, expires_at)
-            requests.append(request)
-            parts += self._message(body, request, is_first=index == 0, is_last=index == last)
-            message_id += charge
-        for request in requests:
-            self._pending[request.message_id] = request
-        self._transmit(parts)
-        return requests
+        for bodies in compounds:
+            requests: list[Request] = []
+            parts: list[Readable] = []
+            last = len(bodies) - 1
+            for index, body in enumerate(bodies):
+                charge = body.charge if self.link.multi_credit else 1
+                request = Request(body, message_id, charge, expires_at)
+                requests.append(request)
+                parts += self._message(body, request, is_first=index == 0, is_last=index == last)
+                self._pending[message_id] = request
+                message_id += charge
+            sent.append(requests)
+            messages.append(parts)
+        self._transmit(messages)
+        return sent
 
     def _message(self, body: Body, request: Request, *, is_first: bool, is_last: bool) -> list[Readable]:
         """Header, body, what is not to be copied, and what fills it up to the next one; signed if need be."""
@@ -183,7 +194,7 @@ class Engine(LeaderFollower):
         content, tail = body.content, body.tail
         length = HEADER_BYTES + len(content) + (len(tail) if tail is not None else 0)
         padding = 0 if is_last else -length % 8
-        flags = 0 if is_first else int(HeaderFlags.RELATED)
+        flags = 0 if is_first else _RELATED
         if link.signer is not None and link.sealer is None:
             flags |= _SIGNED
         charge = request.charge
@@ -210,10 +221,13 @@ class Engine(LeaderFollower):
             parts[0] = header[:SIGNATURE_AT] + signature + bytes(parts[0][HEADER_BYTES:])
         return parts
 
-    def _transmit(self, parts: list[Readable]) -> None:
-        if self.link.sealer is not None:
-            parts = self.link.sealer.seal(parts)
-        parts.insert(0, length_prefix(parts))
+    def _transmit(self, messages: Sequence[list[Readable]]) -> None:
+        sealer = self.link.sealer
+        parts: list[Readable] = []
+        for message in messages:
+            framed = message if sealer is None else sealer.seal(message)
+            parts.append(length_prefix(framed))
+            parts += framed
         total = sum(map(len, parts))
         try:
             with self._send_lock:
@@ -234,7 +248,7 @@ class Engine(LeaderFollower):
         if first is None:
             return False
         try:
-            self._send([body], first, time.monotonic() + self._deadline)
+            self._send([[body]], first, time.monotonic() + self._deadline)
         except UnavailableError as error:  # everybody who waits hears of it too
             _log.debug("%s", error)
         return True
@@ -253,7 +267,7 @@ class Engine(LeaderFollower):
             signature = link.signer.signature([header, body], request.message_id, is_reply=False, is_cancel=True)
             header = header[:SIGNATURE_AT] + signature
         try:
-            self._transmit([header + body])
+            self._transmit([[header + body]])
         except UnavailableError as error:  # everybody who waits hears of it too
             _log.debug("%s", error)
 

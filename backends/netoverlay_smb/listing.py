@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 
 from netoverlay.backend_api import DirEntry, LayerPath, join_path, os_error
 from netoverlay_smb import commands, look, names, replies
@@ -28,7 +29,12 @@ _FIRST_BYTES = 65536
 _MORE_BYTES = 1 << 20
 _MORE_DEPTH = 2
 _LOOKS_IN_FLIGHT = 128
+_LOOKS_AT_ONCE = 16
+_LOOK_CHARGE = 5
+"""The most credits that one costs."""
 _PERMISSION_BITS = 0o7777
+_REPARSE_POINT = int(FileAttributes.REPARSE_POINT)
+_ANYTHING = CreateOptions(0)
 _VANISHED = frozenset(
     {Status.OBJECT_NAME_NOT_FOUND, Status.OBJECT_PATH_NOT_FOUND, Status.DELETE_PENDING, Status.OBJECT_NAME_INVALID}
 )
@@ -42,6 +48,7 @@ class Lister:
         self._appearance = appearance
         self._with_modes = with_modes
         self._secured = appearance.modes_from_server and not with_modes
+        self._access = LOOK | FileAccess.READ_CONTROL if self._secured else LOOK
 
     def entries(self, session: Session, directory: LayerPath) -> list[DirEntry]:
         """All usable entries. ENOTDIR for anything but a directory, a symbolic link too. StatusError."""
@@ -85,9 +92,12 @@ class Lister:
         """Ask for each entry what the listing did not tell, many at a time."""
         in_flight: deque[tuple[Listed, list[Request]]] = deque()
         waiting = iter(unclear)
+        at_once = max(1, min(_LOOKS_AT_ONCE, session.engine.credits // (2 * _LOOK_CHARGE)))
         while True:
-            while len(in_flight) < _LOOKS_IN_FLIGHT and (entry := next(waiting, None)) is not None:
-                in_flight.append((entry, session.submit(*self._questions(join(path, entry.name), entry))))
+            if len(in_flight) <= _LOOKS_IN_FLIGHT - at_once and (batch := list(islice(waiting, at_once))):
+                questions = [self._questions(join(path, entry.name), entry) for entry in batch]
+                in_flight += zip(batch, session.engine.submit_all(questions), strict=True)
+                continue
             if not in_flight:
                 return
             entry, requests = in_flight.popleft()
@@ -107,8 +117,8 @@ class Lister:
 
     def _questions(self, path: bytes, entry: Listed) -> list[Body]:
         link = _is_mfsymlink(entry)
-        access = LOOK | (FileAccess.READ_CONTROL if self._secured else 0) | (FileAccess.READ_DATA if link else 0)
-        bodies = [commands.create(path, FileAccess(access), CreateOptions(0))]
+        access = self._access | FileAccess.READ_DATA if link else self._access
+        bodies = [commands.create(path, access, _ANYTHING)]
         if names.may_be_short(entry.name):
             bodies.append(commands.query_file(InfoClass.ALL))
         if self._secured:
@@ -139,7 +149,7 @@ class Lister:
 
 
 def _is_mfsymlink(entry: Listed) -> bool:
-    return look.may_be_link(entry.facts) and not entry.facts.attributes & FileAttributes.REPARSE_POINT
+    return look.may_be_link(entry.facts) and not entry.facts.attributes & _REPARSE_POINT
 
 
 def _more_bytes(session: Session) -> int:

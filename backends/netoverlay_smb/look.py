@@ -17,6 +17,10 @@ from netoverlay_smb.security import Ownership
 from netoverlay_smb.session import Session
 from netoverlay_smb.status import NOT_SUPPORTED, Status
 
+_REPARSE_POINT = int(FileAttributes.REPARSE_POINT)
+_LOOK_SECURED = LOOK | FileAccess.READ_CONTROL
+_ANYTHING = CreateOptions(0)
+
 
 class Look(NamedTuple):
     """What was found."""
@@ -34,14 +38,14 @@ class Look(NamedTuple):
 def at(session: Session, path: bytes, appearance: Appearance) -> Look:
     """Look at what stands at `path` itself. StatusError."""
     secured = appearance.modes_from_server
-    access = LOOK | FileAccess.READ_CONTROL if secured else LOOK
+    access = _LOOK_SECURED if secured else LOOK
     requests = session.engine.call(
-        commands.create(path, access, CreateOptions(0)), *questions(secured=secured), commands.close()
+        commands.create(path, access, _ANYTHING), *questions(secured=secured), commands.close()
     )
     if secured and requests[0].status == Status.ACCESS_DENIED:
         # The descriptor of some files is for their owners only.
         requests = session.engine.call(
-            commands.create(path, LOOK, CreateOptions(0)), *questions(secured=False), commands.close()
+            commands.create(path, LOOK, _ANYTHING), *questions(secured=False), commands.close()
         )
     session.expect(requests[0])
     facts = all_of(session, requests[1])
@@ -71,7 +75,7 @@ def ownership(session: Session, request: Request) -> Ownership:
 
 def may_be_link(facts: FileFacts) -> bool:
     """Whether its content, or a reparse point, has to be looked at."""
-    if facts.attributes & FileAttributes.REPARSE_POINT:
+    if facts.attributes & _REPARSE_POINT:
         return True
     return facts.size == symlinks.MFSYMLINK_BYTES and not facts.is_directory
 
@@ -106,7 +110,7 @@ def link_in(session: Session, opening: Request, reading: Request) -> bytes | Non
 def reparse_target(session: Session, path: bytes) -> bytes | None:
     """The target of a symbolic link of Windows (FSCTL_GET_REPARSE_POINT); None for other reparse points."""
     requests = session.engine.call(
-        commands.create(path, LOOK, CreateOptions(0)), commands.control(Control.GET_REPARSE_POINT), commands.close()
+        commands.create(path, LOOK, _ANYTHING), commands.control(Control.GET_REPARSE_POINT), commands.close()
     )
     session.expect(requests[0])
     if requests[1].status != Status.SUCCESS:
