@@ -134,6 +134,8 @@ class Lister:
         session.engine.wait(opening)
         if opening.status == Status.ACCESS_DENIED:  # less may be allowed, if asked for one by one
             return name, look.at(session, join(path, entry.name), self._appearance)._replace(facts=entry.facts)
+        if opening.status == Status.PATH_NOT_COVERED:  # a link of a distributed file system, which leads elsewhere
+            return name, Look(entry.facts, NOTHING_TOLD, None)
         session.expect(opening)
         if names.may_be_short(entry.name):
             told = session.expect(answers.pop(0), Status.BUFFER_OVERFLOW)

@@ -88,7 +88,10 @@ def _capabilities(table: CapabilityTable | None) -> str:
     """The names of what is there; those that hold a number or a default of most layers are for --json."""
     if table is None:
         return "unreachable"
-    return " ".join(name for name, value in table.items() if value is True)
+    shown = [name for name, value in table.items() if value is True]
+    if table.get("case_sensitive") is False:  # the one whose absence changes what a name means
+        shown.append("case_insensitive")
+    return " ".join(shown)
 
 
 def in_units(count: float) -> str:

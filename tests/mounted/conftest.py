@@ -1,4 +1,4 @@
-"""What the mounted tests share: bases on this machine and on a real sshd."""
+"""What the mounted tests share: bases on this machine, on a real sshd and on a real smbd."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted.mounting import layer_table
+from tests.mounted.mounting import layer_table, sftp_login, smb_login
+from tests.servers.smbd import SmbServer
 from tests.servers.sshd import SshServer
 
 
-@pytest.fixture(params=["local", "sftp"])
+@pytest.fixture(params=["local", "sftp", "smb"])
 def transport(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture
-def lower(transport: str, sshd: SshServer):
+def lower(transport: str, sshd: SshServer, smbd: SmbServer):
     """Makes the profile's table for a base directory, reached by each transport in turn."""
 
     def table(base: Path, *, immutable: bool = True, keys: Sequence[str] = ()) -> str:
         if transport == "local":
             return layer_table(str(base), keys, immutable=immutable)
-        login = [f'identity_file = "{sshd.identity_file}"', f'known_hosts = "{sshd.known_hosts}"']
-        return layer_table(sshd.url(base), [*login, *keys], immutable=immutable)
+        if transport == "smb":
+            return layer_table(smbd.url_of(base), [*smb_login(smbd), *keys], immutable=immutable)
+        return layer_table(sshd.url(base), [*sftp_login(sshd), *keys], immutable=immutable)
 
     return table

@@ -12,6 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.servers.smbd import SmbServer
+from tests.servers.sshd import SshServer
+
 COMMAND = (sys.executable, "-m", "netoverlay")
 UNEXPECTED = re.compile(r"^.* (WARNING|ERROR|CRITICAL) .*$", re.MULTILINE)
 
@@ -36,6 +39,15 @@ def run(*command: str | Path, cwd: Path | None = None, check: bool = True, **env
 def layer_table(url: str, server_keys: Sequence[str] = (), *, immutable: bool = True) -> str:
     lines = ["[[lower]]", f'url = "{url}"', f"immutable = {str(immutable).lower()}", *server_keys]
     return "\n".join(lines) + "\n"
+
+
+def sftp_login(server: SshServer) -> list[str]:
+    """The keys of a layer that say how to log in."""
+    return [f'identity_file = "{server.identity_file}"', f'known_hosts = "{server.known_hosts}"']
+
+
+def smb_login(server: SmbServer) -> list[str]:
+    return [f'password_file = "{server.password_file}"']
 
 
 class OverlayMount:

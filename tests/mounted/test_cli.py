@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from netoverlay.mount_table import mounted_device
-from tests.mounted.mounting import COMMAND, OverlayMount, layer_table, run, wait_for_end
+from tests.mounted.mounting import COMMAND, OverlayMount, layer_table, run, smb_login, wait_for_end
+from tests.servers.smbd import SmbServer
 from tests.servers.sshd import SshServer, free_port, make_key
 
 
@@ -202,6 +203,39 @@ def test_check(sshd: SshServer, tmp_path: Path, base: Path) -> None:
     (tmp_path / "none").mkdir()
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
     assert (done.returncode, done.stderr) == (0, "")
+    assert mounted_device(str(overlay.path)) is None
+
+
+def test_check_tells_how_an_smb_server_takes_names(smbd: SmbServer, tmp_path: Path, base: Path) -> None:
+    overlay = OverlayMount(tmp_path, layer_table(smbd.url_of(base), smb_login(smbd)))
+    _, _, lower = (line.split() for line in run(*COMMAND, "check", overlay.profile).splitlines())
+    assert lower[:2] == ["lower[0]", smbd.url_of(base)]
+    assert {"symlinks", "file_ids", "case_insensitive"} <= set(lower)
+
+
+def refused_smb_layers(smbd: SmbServer, base: Path, tmp_path: Path) -> dict[str, tuple[str, list[str], str]]:
+    """As refused_layers()."""
+    wrong = tmp_path / "wrong"
+    wrong.touch(mode=0o600)
+    wrong.write_text("not the password\n")
+    login = smb_login(smbd)
+    return {
+        "unreachable": (smbd.url_of(base, port=free_port()), login, "the connection was refused"),
+        "refused login": (smbd.url_of(base), [f'password_file = "{wrong}"'], "the login was refused"),
+        "no password": (smbd.url_of(base), [], "password_file, password_env, password_command, keyring"),
+        "missing share": (smbd.url("none"), login, "there is no such share"),
+        "missing root": (f"{smbd.url_of(base)}/none", login, "No such file or directory"),
+    }
+
+
+@pytest.mark.parametrize("reason", ["unreachable", "refused login", "no password", "missing share", "missing root"])
+def test_an_smb_layer_that_cannot_be_had(reason: str, smbd: SmbServer, base: Path, tmp_path: Path) -> None:
+    url, keys, named = refused_smb_layers(smbd, base, tmp_path)[reason]
+    overlay = OverlayMount(tmp_path, layer_table(url, keys))
+    line = fail("mount", overlay.profile, overlay.path)
+    assert line.startswith(f"{overlay.profile}: lower[0]")
+    assert named in line
+    assert smbd.password not in line
     assert mounted_device(str(overlay.path)) is None
 
 

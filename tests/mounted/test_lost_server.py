@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted.mounting import OverlayMount, layer_table
+from tests.mounted.mounting import OverlayMount, layer_table, smb_login
 from tests.servers.proxy import Proxy
+from tests.servers.smbd import SmbServer
 from tests.servers.sshd import SshServer
 
 DEADLINE = 2.0
@@ -26,18 +27,28 @@ def base(tmp_path: Path) -> Path:
     return top
 
 
+@pytest.fixture(params=["sftp", "smb"])
+def server(request: pytest.FixtureRequest) -> SshServer | SmbServer:
+    found: SshServer | SmbServer = request.getfixturevalue("sshd" if request.param == "sftp" else "smbd")
+    return found
+
+
 @pytest.fixture
-def proxy(sshd: SshServer) -> Iterator[Proxy]:
-    with Proxy(sshd.port) as running:
+def proxy(server: SshServer | SmbServer) -> Iterator[Proxy]:
+    with Proxy(server.port) as running:
         yield running
 
 
 @pytest.fixture
-def mount(tmp_path: Path, base: Path, sshd: SshServer, proxy: Proxy) -> Iterator[OverlayMount]:
-    known_hosts = tmp_path / "known_hosts"
-    known_hosts.write_text(sshd.host_key_line(f"[127.0.0.1]:{proxy.port}") + "\n")
-    keys = [f'identity_file = "{sshd.identity_file}"', f'known_hosts = "{known_hosts}"', f"deadline = {DEADLINE}"]
-    mounted = OverlayMount(tmp_path / "m", layer_table(sshd.url(base, port=proxy.port), keys))
+def mount(tmp_path: Path, base: Path, server: SshServer | SmbServer, proxy: Proxy) -> Iterator[OverlayMount]:
+    if isinstance(server, SmbServer):
+        url, login = server.url_of(base, port=proxy.port), smb_login(server)
+    else:
+        known_hosts = tmp_path / "known_hosts"
+        known_hosts.write_text(server.host_key_line(f"[127.0.0.1]:{proxy.port}") + "\n")
+        url = server.url(base, port=proxy.port)
+        login = [f'identity_file = "{server.identity_file}"', f'known_hosts = "{known_hosts}"']
+    mounted = OverlayMount(tmp_path / "m", layer_table(url, [*login, f"deadline = {DEADLINE}"]))
     mounted.mount()
     try:
         yield mounted

@@ -9,13 +9,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.mounted.mounting import OverlayMount, run
 from tests.mounted.ordinary_user import UID, in_namespace_of, in_own_namespace, make_device
+from tests.servers.smbd import SmbServer
 from tests.servers.sshd import SshServer
 
 CHECKOUT = Path(__file__).parents[2]
@@ -75,8 +77,17 @@ class UserMount:
         return self.process.wait(SECONDS)
 
 
-@pytest.mark.parametrize("transport", ["local", "sftp"])
-def test_an_ordinary_user_mounts_and_works(place: Path, transport: str, sshd: SshServer) -> None:
+@pytest.fixture
+def smbd_of(place: Path) -> Iterator[Callable[[], SmbServer]]:
+    """Starts an smbd that serves `place`, which lies where no other server looks."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(SmbServer(place / "smbd", {"place": place}))
+
+
+@pytest.mark.parametrize("transport", ["local", "sftp", "smb"])
+def test_an_ordinary_user_mounts_and_works(
+    place: Path, transport: str, sshd: SshServer, smbd_of: Callable[[], SmbServer]
+) -> None:
     base = place / "base"
     (base / "dir").mkdir(parents=True)
     (base / "file").write_text("content\n")
@@ -88,6 +99,12 @@ def test_an_ordinary_user_mounts_and_works(place: Path, transport: str, sshd: Ss
     give(base, UID if os.getuid() == 0 else os.getuid())
     if transport == "local":
         lower = f'[[lower]]\nurl = "{base}"\nimmutable = true\n'
+    elif transport == "smb":
+        smbd = smbd_of()
+        password = place / "password"
+        shutil.copy(smbd.password_file, password)
+        password.chmod(0o600)
+        lower = f'[[lower]]\nurl = "{smbd.url_of(base)}"\nimmutable = true\npassword_file = "{password}"\n'
     else:
         identity = place / "id"
         shutil.copy(sshd.identity_file, identity)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.mounted.mounting import OverlayMount, run
+from tests.mounted.mounting import OverlayMount, layer_table, run, sftp_login, smb_login
+from tests.servers.smbd import SmbServer
+from tests.servers.sshd import SshServer
 
 GIT = {
     "GIT_AUTHOR_NAME": "A",
@@ -78,10 +81,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return top
 
 
-@pytest.fixture(scope="module")
-def assorted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tree of many kinds of names and files."""
-    top = tmp_path_factory.mktemp("assorted") / "base"
+@pytest.fixture
+def assorted(tmp_path: Path, transport: str) -> Path:
+    """A tree of many kinds of names and files; of Samba's, what it shows as it is."""
+    top = tmp_path / "base"
     rng = random.Random(11)
     for number in range(300):
         path = top / f"d{number % 13}" / f"e{number % 7}" / f"file {number}"
@@ -89,12 +92,14 @@ def assorted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.write_bytes(rng.randbytes(rng.choice([0, 1, 100, 5000, 70_000])))
         path.chmod(rng.choice([0o644, 0o600, 0o755, 0o444]))
     (top / "big").write_bytes(rng.randbytes(9 << 20))
-    (top / "link").symlink_to("d1")
-    (top / "dangling").symlink_to("/nowhere/at/all")
     (top / ("x" * 255)).write_bytes(b"long")
-    (Path(os.fsdecode(os.fsencode(top) + b"/not utf-8 \xff\xfe"))).write_bytes(b"bytes")
-    (top / "new\nline").write_bytes(b"")
-    os.mkfifo(top / "fifo")
+    (top / "\u00fcn\u00efcode \U0001f40c").write_bytes(b"UTF-8")
+    if transport != "smb":
+        (top / "link").symlink_to("d1")
+        (top / "dangling").symlink_to("/nowhere/at/all")
+        (Path(os.fsdecode(os.fsencode(top) + b"/not utf-8 \xff\xfe"))).write_bytes(b"bytes")
+        (top / "new\nline").write_bytes(b"")
+        os.mkfifo(top / "fifo")
     (top / "empty").mkdir(mode=0o750)
     for path in [*top.rglob("*"), top]:
         os.utime(path, (1_600_000_000, 1_600_000_123), follow_symlinks=False)
@@ -160,3 +165,30 @@ def test_copies_through_it_equal_copies_of_the_base(tmp_path: Path, assorted: Pa
         run("cp", "-a", direct, mount.path / "copy")
         mount.remount()
         assert fingerprint(mount.path / "copy") == fingerprint(direct)
+
+
+def test_smb_and_sftp_lowers_under_one_upper(tmp_path: Path, project: Path, sshd: SshServer, smbd: SmbServer) -> None:
+    """A C project of which one server has the sources and the other the rest, with files of its own in between."""
+    sources, rest = tmp_path / "sources", tmp_path / "rest"
+    shutil.copytree(project / "src", sources / "src")
+    shutil.copytree(project, rest, ignore=shutil.ignore_patterns("unit*.c"))
+    (sources / "src" / "shadowed.txt").write_text("above\n")
+    (rest / "src" / "shadowed.txt").write_text("below\n")
+    (rest / "src" / "main.c").write_text("#error this one is covered\n")
+    before = fingerprint(sources), fingerprint(rest)
+    lowers = layer_table(smbd.url_of(sources), smb_login(smbd)) + layer_table(sshd.url(rest), sftp_login(sshd))
+    with OverlayMount(tmp_path / "m", lowers) as mount:
+        top = mount.path
+        assert sorted(os.listdir(top / "src")) == sorted(os.listdir(sources / "src"))
+        assert (top / "src" / "shadowed.txt").read_text() == "above\n"
+        run("make", "-j4", cwd=top)
+        assert run(top / "build" / "program") == f"{sum(range(24)) + 24}\n"
+        (top / "src" / "shadowed.txt").unlink()
+        (top / "src" / "unit0.c").write_text("int unit0(int x) { return x + 1000; }\n")
+        (top / "include" / "units.h").rename(top / "include" / "moved.h")
+        (top / "include" / "units.h").symlink_to("moved.h")
+        run("make", "-j4", cwd=top)
+        mount.remount()
+        assert run(top / "build" / "program") == f"{sum(range(24)) + 24 + 1000}\n"
+        assert "shadowed.txt" not in os.listdir(top / "src")
+    assert (fingerprint(sources), fingerprint(rest)) == before
