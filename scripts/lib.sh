@@ -24,7 +24,8 @@ install_packages() {
 # tests start servers of their own, on loopback. What was there before stays as it is.
 without_daemons() {
     local unit policy=/usr/sbin/policy-rc.d new=()
-    for unit in ssh.service ssh.socket smbd.service nmbd.service samba-ad-dc.service; do
+    for unit in ssh.service ssh.socket smbd.service nmbd.service samba-ad-dc.service \
+        krb5-kdc.service krb5-admin-server.service; do
         [ -e "/lib/systemd/system/$unit" ] || new+=("$unit")
     done
     if [ -e "$policy" ]; then # this machine has a policy already, as containers have
@@ -79,14 +80,16 @@ python_packages() {
     fi
 }
 
-# Make .venv, or bring it up to date if pyproject.toml has changed since; then put it on the PATH.
+# Make .venv, or bring it up to date if pyproject.toml has changed since; then put it on the PATH. The argument is an
+# extra of the project: dev, or none.
 make_environment() {
-    local stamp=.venv/netoverlay-installed
+    local extra=${1:-}
+    local stamp=.venv/netoverlay-installed${extra:+-$extra}
     if ! .venv/bin/python -c '' 2>/dev/null; then
         "$(usable_python)" -m venv --clear .venv
     fi
     if ! sha256sum --check --status "$stamp" 2>/dev/null; then
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' </dev/null
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".${extra:+[$extra]}" </dev/null
         sha256sum pyproject.toml >"$stamp"
     fi
     PATH=$top/.venv/bin:$PATH

@@ -5,6 +5,7 @@ The url's path is resolved when a layer connects; a link further down is not fol
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from smbprotocol.dfs import DFSReferralRequest, DFSReferralResponse
@@ -12,7 +13,7 @@ from smbprotocol.exceptions import SMBResponseException
 from smbprotocol.ioctl import CtlCode, IOCTLFlags, SMB2IOCTLRequest, SMB2IOCTLResponse
 from smbprotocol.tree import TreeConnect
 
-from netoverlay.backend_api import LayerSetupError, LayerUrl
+from netoverlay.backend_api import LayerSetupError, LayerUrl, UnavailableError
 from netoverlay_smb import names
 from netoverlay_smb.credentials import Credentials
 from netoverlay_smb.errors import Stage, connection_error, peer_errors
@@ -34,29 +35,54 @@ class Place:
 
 
 def find(url: LayerUrl, credentials: Credentials, options: SmbOptions, expires_at: float) -> Place:
-    """Connect to the share that holds the directory of `url`, as often as another server is named for it."""
+    """Connect to the share that holds the directory of `url`, as often as another one is named for it.
+
+    Where several are named, they are tried in their order, the time that is left being shared out among them.
+    """
     share, _, path = url.path.strip("/").partition("/")
-    target = Target(url.host or "", url.port or DEFAULT_PORT, share)
-    root = names.server_path("", path)
-    for _ in range(_MAX_HOPS):
-        login = log_in(target, credentials, options, expires_at)
+    port = url.port or DEFAULT_PORT
+    candidates = [(Target(url.host or "", port, share), names.server_path("", path))]
+    failure: LayerSetupError | UnavailableError | None = None
+    hops = 0
+    while candidates:
+        now = time.monotonic()
+        give_up_at = now + (expires_at - now) / len(candidates)
+        target, root = candidates.pop(0)
         try:
-            tree = connect_share(login, target.share)
-            referred = _referral(login, target, root) if tree.is_dfs_share else None
-        except BaseException:
-            login.close()
-            raise
-        if referred is None:
-            return Place(login, tree, root)
+            found = _look_at(target, root, credentials, options, give_up_at)
+        except (LayerSetupError, UnavailableError) as error:
+            failure = failure or error  # of the first choice
+            continue
+        if isinstance(found, Place):
+            return found
+        hops += 1
+        if hops > _MAX_HOPS:
+            raise LayerSetupError(f"{url}: its DFS links lead on more than {_MAX_HOPS} times: do they lead in a circle?")
+        home = (url.host or "").casefold()
+        named = [(Target(host, port if host.casefold() == home else DEFAULT_PORT, at), to) for host, at, to in found]
+        candidates[:0] = named
+    raise failure or LayerSetupError(f"{url}: its DFS links lead nowhere")
+
+
+def _look_at(
+    target: Target, root: str, credentials: Credentials, options: SmbOptions, expires_at: float
+) -> Place | list[tuple[str, str, str]]:
+    """The place, if it is this one; otherwise where it may be."""
+    login = log_in(target, credentials, options, expires_at)
+    try:
+        tree = connect_share(login, target.share)
+        referred = _referrals(login, target, root) if tree.is_dfs_share else []
+    except BaseException:
         login.close()
-        host, share, root = referred
-        same_host = host.casefold() == (url.host or "").casefold()
-        target = Target(host, (url.port or DEFAULT_PORT) if same_host else DEFAULT_PORT, share)
-    raise LayerSetupError(f"{url}: its DFS referrals lead from server to server, more than {_MAX_HOPS} times")
+        raise
+    if not referred:
+        return Place(login, tree, root)
+    login.close()
+    return referred
 
 
-def _referral(login: LoggedIn, target: Target, root: str) -> tuple[str, str, str] | None:
-    r"""Host, share and path of what \\HOST\SHARE\ROOT is; None if it is just that."""
+def _referrals(login: LoggedIn, target: Target, root: str) -> list[tuple[str, str, str]]:
+    r"""Host, share and path of each place where \\HOST\SHARE\ROOT may be; none if it is just that."""
     asked = f"\\{target.host}\\{target.share}" + (f"\\{root}" if root else "")
     try:
         with peer_errors():
@@ -64,18 +90,19 @@ def _referral(login: LoggedIn, target: Target, root: str) -> tuple[str, str, str
             consumed = response["path_consumed"].get_value() // 2
             addresses = [entry.network_address for entry in response["referral_entries"].get_value()]
     except SMBResponseException:
-        return None  # it knows of none, for all that it calls the share one of a name space
+        return []  # it knows of none, for all that it calls the share one of a name space
     except Exception as error:
         raise connection_error(error, login.server, Stage.SHARE) from error
+    referred = []
     for address in addresses:
         resolved = (address or "") + asked[consumed:]
         host, share, path = [*resolved.strip("\\").split("\\", 2), "", ""][:3]
         if not host or not share:
             continue
         if (host.casefold(), share.casefold(), path) == (target.host.casefold(), target.share.casefold(), root):
-            return None
-        return host, share, path
-    return None
+            return []
+        referred.append((host, share, path))
+    return referred
 
 
 def _ask(login: LoggedIn, path: str) -> DFSReferralResponse:

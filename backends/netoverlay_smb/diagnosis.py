@@ -46,8 +46,9 @@ def of_rename(session: Session, error: StatusError, old: bytes, new: bytes, *, r
     if new.startswith(old + SEPARATOR):
         return os_error(errno.EINVAL, names.decode_utf16(old))
     moved, target = kind_of(session, old), kind_of(session, new)
-    if moved is None:
-        return of_path(session, _MISSING, old, "rename")
+    if moved is None:  # what it cannot be looked at for is why it could not be opened
+        gone = error.status == Status.OBJECT_NAME_COLLISION
+        return of_path(session, _MISSING if gone else error, old, "rename")
     if target is None:
         missing = error.status in _PATH_MISSING or error.status == Status.OBJECT_NAME_NOT_FOUND
         return of_path(session, _MISSING if missing else error, new, "rename")
