@@ -15,7 +15,8 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from netoverlay.backend_api.errors import UnavailableError
 
@@ -113,17 +114,11 @@ class LeaderFollower(abc.ABC):
         return awaited.promoted
 
     def _lead(self, awaited: Awaited) -> None:
-        try:
+        with self._leading():
             while not awaited.done and self._broken is None:
                 if not self._receive(awaited.expires_at):
                     self._overdue(awaited)
                     break
-        except BaseException as error:
-            self.fail(self._describe(error))
-            if not isinstance(error, Exception):
-                raise
-        finally:
-            self._hand_over()
 
     def lead_while_idle(self) -> None:
         """Receive for as long as nobody waits; for a thread that waits for nothing of its own."""
@@ -131,9 +126,15 @@ class LeaderFollower(abc.ABC):
             if self._led or self._broken is not None:
                 return
             self._led = True
-        try:
+        with self._leading():
             while not self.broken and not self._followers:
                 self._receive(time.monotonic() + TICK_SECONDS)
+
+    @contextmanager
+    def _leading(self) -> Iterator[None]:
+        """Around receiving: whatever ends it breaks the connection or hands the lead over."""
+        try:
+            yield
         except BaseException as error:
             self.fail(self._describe(error))
             if not isinstance(error, Exception):

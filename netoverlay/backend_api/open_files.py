@@ -117,10 +117,6 @@ class HandleTable(abc.ABC, Generic[F, H]):
             if path in self._places:
                 self._places[path].changed = True
 
-    def is_open(self, path: bytes) -> bool:
-        """Whether a file of that name is open here."""
-        return path in self._places
-
     @contextmanager
     def removing(self, path: bytes) -> Iterator[None]:
         """Around an operation that takes the name `path` away: the files open under it keep their handles for good."""

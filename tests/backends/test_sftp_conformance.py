@@ -10,7 +10,8 @@ from typing import ClassVar
 import pytest
 
 from netoverlay.backend_api import Backend
-from netoverlay.testing.backend_suite import BackendFailureSuite, BackendSuite, FailingServer
+from netoverlay.testing.backend_suite import BackendFailureSuite, BackendSuite
+from tests.backends.proxied_server import ProxiedServer
 from tests.backends.sftp_layer import sftp_backend
 from tests.servers.proxy import Proxy
 from tests.servers.sshd import SshServer
@@ -50,22 +51,6 @@ class TestSftpByParamiko(SftpSuite):
 class TestSftpBySsh(SftpSuite):
     transport = "ssh"
     big_directory = 2_000
-
-
-class ProxiedServer(FailingServer):
-    """An sshd behind a proxy that fails."""
-
-    def __init__(self, proxy: Proxy) -> None:
-        self.proxy = proxy
-
-    def kill(self) -> None:
-        self.proxy.refuse()
-
-    def silence(self) -> None:
-        self.proxy.silence()
-
-    def restore(self) -> None:
-        self.proxy.restore()
 
 
 class SftpFailureSuite(BackendFailureSuite):

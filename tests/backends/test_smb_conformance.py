@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import pytest
 
 from netoverlay.backend_api import Backend
-from netoverlay.testing.backend_suite import BackendFailureSuite, BackendSuite, FailingServer
+from netoverlay.testing.backend_suite import BackendFailureSuite, BackendSuite
+from tests.backends.proxied_server import ProxiedServer
 from tests.backends.smb_layer import smb_backend
 from tests.servers.proxy import Proxy
 from tests.servers.smbd import FRUIT_SETTINGS, SmbServer
@@ -74,22 +75,6 @@ class TestSmb21(SmbSuite):
     settings = ("server max protocol = SMB2_10",)
     share_settings = ("ea support = no",)
     big_directory = 500
-
-
-class ProxiedServer(FailingServer):
-    """An smbd behind a proxy that fails."""
-
-    def __init__(self, proxy: Proxy) -> None:
-        self.proxy = proxy
-
-    def kill(self) -> None:
-        self.proxy.refuse()
-
-    def silence(self) -> None:
-        self.proxy.silence()
-
-    def restore(self) -> None:
-        self.proxy.restore()
 
 
 class SmbFailureSuite(BackendFailureSuite):
