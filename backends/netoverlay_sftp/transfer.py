@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from contextlib import suppress
-
-from netoverlay.backend_api import UnavailableError
+from netoverlay.backend_api.pieces import read_in_pieces, write_in_pieces
 from netoverlay_sftp import protocol
 from netoverlay_sftp.channel import SftpChannel
 from netoverlay_sftp.errors import StatusError
@@ -35,28 +32,14 @@ def read_into(channel: SftpChannel, handle: bytes, offset: int, buffer: memoryvi
     piece = channel.limits.read_bytes
     if len(buffer) <= piece:
         return _read_rest(channel, handle, offset, buffer, 0)
-    in_flight: deque[tuple[int, memoryview, Request]] = deque()
-    depth = _depth(channel)
-    start = 0
-    total = 0
-    try:
-        while start < len(buffer) or in_flight:
-            while start < len(buffer) and len(in_flight) < depth:
-                part = buffer[start : start + piece]
-                in_flight.append((start, part, _submit_read(channel, handle, offset + start, part)))
-                start += len(part)
-            at, part, request = in_flight.popleft()
-            filled = _filled(channel, request)
-            if filled < len(part):
-                filled = _read_rest(channel, handle, offset + at, part, filled)
-            total = at + filled
-            if filled < len(part):
-                return total
-        return total
-    finally:
-        for _, _, request in in_flight:  # their replies go to the caller's memory: nothing may come in later
-            with suppress(UnavailableError):
-                channel.multiplexer.wait(request)
+    return read_in_pieces(
+        buffer,
+        piece,
+        _depth(channel),
+        lambda start, part: _submit_read(channel, handle, offset + start, part),
+        lambda request, start, part: _read_rest(channel, handle, offset + start, part, _filled(channel, request)),
+        channel.multiplexer.wait,
+    )
 
 
 def _submit_read(channel: SftpChannel, handle: bytes, offset: int, part: memoryview) -> Request:
@@ -90,21 +73,15 @@ def _read_rest(channel: SftpChannel, handle: bytes, offset: int, part: memoryvie
 def write(channel: SftpChannel, handle: bytes, offset: int, data: memoryview) -> None:
     """Write all of `data`. StatusError; then some of it may be written."""
     piece = channel.limits.write_bytes
-    in_flight: deque[Request] = deque()
-    depth = _depth(channel)
-    failure: StatusError | None = None
-    for start in range(0, len(data), piece):
-        part = data[start : start + piece]
-        body = protocol.pack_range(handle, offset + start, len(part))
-        in_flight.append(channel.multiplexer.submit(PacketType.WRITE, body, tail=part))
-        if len(in_flight) >= depth:
-            failure = failure or _written(channel, in_flight.popleft())
-        if failure is not None:
-            break
-    while in_flight:
-        failure = _written(channel, in_flight.popleft()) or failure
-    if failure is not None:
-        raise failure
+    write_in_pieces(
+        data,
+        piece,
+        _depth(channel),
+        lambda start, part: channel.multiplexer.submit(
+            PacketType.WRITE, protocol.pack_range(handle, offset + start, len(part)), tail=part
+        ),
+        lambda request, _size: _written(channel, request),
+    )
 
 
 def _written(channel: SftpChannel, request: Request) -> StatusError | None:

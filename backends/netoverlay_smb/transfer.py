@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from contextlib import suppress
-
-from netoverlay.backend_api import UnavailableError
+from netoverlay.backend_api.pieces import read_in_pieces, write_in_pieces
 from netoverlay_smb import commands, replies
 from netoverlay_smb.engine import Request
 from netoverlay_smb.errors import StatusError
@@ -40,26 +37,14 @@ def read_into(session: Session, handle: bytes, offset: int, buffer: memoryview) 
     piece = _piece(session, session.link.max_read_bytes)
     if len(buffer) <= piece:
         return _filled(session, _submit_read(session, handle, offset, buffer)) if buffer else 0
-    in_flight: deque[tuple[int, memoryview, Request]] = deque()
-    depth = _depth(session)
-    start = 0
-    total = 0
-    try:
-        while start < len(buffer) or in_flight:
-            while start < len(buffer) and len(in_flight) < depth:
-                part = buffer[start : start + piece]
-                in_flight.append((start, part, _submit_read(session, handle, offset + start, part)))
-                start += len(part)
-            at, part, request = in_flight.popleft()
-            filled = _filled(session, request)
-            total = at + filled
-            if filled < len(part):
-                return total
-        return total
-    finally:
-        for _, _, request in in_flight:  # their replies go to the caller's memory: nothing may come in later
-            with suppress(UnavailableError):
-                session.engine.wait(request)
+    return read_in_pieces(
+        buffer,
+        piece,
+        _depth(session),
+        lambda start, part: _submit_read(session, handle, offset + start, part),
+        lambda request, _start, _part: _filled(session, request),
+        session.engine.wait,
+    )
 
 
 def _submit_read(session: Session, handle: bytes, offset: int, part: memoryview) -> Request:
@@ -74,20 +59,13 @@ def _filled(session: Session, request: Request) -> int:
 def write(session: Session, handle: bytes, offset: int, data: memoryview) -> None:
     """Write all of `data`. StatusError; then some of it may be written."""
     piece = _piece(session, session.link.max_write_bytes)
-    in_flight: deque[tuple[int, Request]] = deque()
-    depth = _depth(session)
-    failure: StatusError | None = None
-    for start in range(0, len(data), piece):
-        part = data[start : start + piece]
-        in_flight.append((len(part), session.submit(commands.write(handle, offset + start, part))[0]))
-        if len(in_flight) >= depth:
-            failure = _written(session, *in_flight.popleft())
-        if failure is not None:
-            break
-    while in_flight:
-        failure = _written(session, *in_flight.popleft()) or failure
-    if failure is not None:
-        raise failure
+    write_in_pieces(
+        data,
+        piece,
+        _depth(session),
+        lambda start, part: session.submit(commands.write(handle, offset + start, part))[0],
+        lambda request, size: _written(session, size, request),
+    )
 
 
 def _written(session: Session, size: int, request: Request) -> StatusError | None:
