@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from netoverlay.backend_api import FileStat, UnavailableError
+from netoverlay.backend_api.pieces import Window
 from netoverlay_sftp import protocol
 from netoverlay_sftp.errors import StatusError, describe
 from netoverlay_sftp.multiplexer import Multiplexer, Request
@@ -33,6 +34,7 @@ class SftpChannel:
         self.speaks_openssh = False
         """Whether the server is OpenSSH, or follows it where it strays from the draft."""
         self.limits = Limits(0, DEFAULT_READ_BYTES, DEFAULT_READ_BYTES, DEFAULT_OPEN_HANDLES)
+        self.reading, self.writing = Window(), Window()
         self.round_trip = 0.0
         """Seconds, measured at the start."""
 
@@ -54,6 +56,7 @@ class SftpChannel:
         else:
             self.real_path(b".")
         self.round_trip = time.monotonic() - started_at
+        self.reading, self.writing = Window(self.round_trip), Window(self.round_trip)
 
     def submit(self, packet: PacketType, body: bytes) -> Request:
         """Send a request whose reply is fetched later, by one of the methods below."""

@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable
 
 from netoverlay.backend_api import LayerSetupError
+from netoverlay.backend_api.pieces import FAR_SECONDS
 from netoverlay_sftp.channel import SftpChannel
 from netoverlay_sftp.errors import connection_error
 from netoverlay_sftp.streams import SshConnection
 
-FAR_SECONDS = 0.005
-"""The round trip from which one channel for data is not enough: the server grants each 2 MiB of unconfirmed data."""
 MAX_DATA_CHANNELS = 4
+"""From a round trip of FAR_SECONDS on: the server grants each 2 MiB of unconfirmed data."""
 
 _log = logging.getLogger(__name__)
 

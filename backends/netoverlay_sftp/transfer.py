@@ -9,17 +9,8 @@ from netoverlay_sftp.errors import StatusError
 from netoverlay_sftp.multiplexer import Request
 from netoverlay_sftp.protocol import Extension, PacketType, StatusCode
 
-NEAR_DEPTH = 32
-"""Pieces in flight; at 255 KiB each, 8 MiB."""
-FAR_DEPTH = 64
-FAR_SECONDS = 0.005
-"""The round trip from which more must be in flight to fill the line."""
 COPY_BYTES = 64 << 20
 """What the server copies in one request: little enough to be done long before the deadline."""
-
-
-def _depth(channel: SftpChannel) -> int:
-    return FAR_DEPTH if channel.round_trip >= FAR_SECONDS else NEAR_DEPTH
 
 
 def _ends_at_short_read(channel: SftpChannel) -> bool:
@@ -35,7 +26,7 @@ def read_into(channel: SftpChannel, handle: bytes, offset: int, buffer: memoryvi
     return read_in_pieces(
         buffer,
         piece,
-        _depth(channel),
+        channel.reading,
         lambda start, part: _submit_read(channel, handle, offset + start, part),
         lambda request, start, part: _read_rest(channel, handle, offset + start, part, _filled(channel, request)),
         channel.multiplexer.wait,
@@ -76,7 +67,7 @@ def write(channel: SftpChannel, handle: bytes, offset: int, data: memoryview) ->
     write_in_pieces(
         data,
         piece,
-        _depth(channel),
+        channel.writing,
         lambda start, part: channel.multiplexer.submit(
             PacketType.WRITE, protocol.pack_range(handle, offset + start, len(part)), tail=part
         ),

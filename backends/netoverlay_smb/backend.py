@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from contextlib import suppress
 
 from netoverlay.backend_api import (
     Access,
@@ -19,6 +20,7 @@ from netoverlay.backend_api import (
     NotSupportedError,
     RenameFlags,
     SpaceUsage,
+    UnavailableError,
     XattrMode,
     os_error,
 )
@@ -53,26 +55,17 @@ class SmbBackend(Backend):
         self._url = url
         self._options = options
         self._deadline = deadline
-        self._connector: Connector[Session] = Connector(lambda: connect(url, options, deadline), deadline)
+        self._connector: Connector[Session] = Connector(self._new_session, deadline)
         self._handles = SmbHandles(self._connector.session)
         self._paths = PathMap()
+        self._leftovers = removal.Leftovers()
         self._facts: ShareFacts | None = None
         self._appearance = Appearance.of(options, lists_modes=False, has_file_ids=False)
         self._lister = Lister(self._paths, self._appearance, with_modes=False)
 
     def connect(self) -> Capabilities:
-        session = self._connector.session()
-        asks = self._options.permissions == "server"
-        try:
-            found = facts.find_out(session, modes_from_server=asks)
-        except StatusError as error:
-            problem = diagnosis.of_path(session, error, self._at(session, ""), "stat")
-            raise LayerSetupError(
-                f"{self._url}: the directory cannot be used: {problem.strerror}", problem.errno or 0
-            ) from error
-        if not found.is_directory:
-            raise LayerSetupError(f"{self._url}: the path is no directory", errno.ENOTDIR)
-        self._facts = found
+        self._connector.session()
+        found = self._known_facts()
         self._appearance = Appearance.of(self._options, lists_modes=found.lists_modes, has_file_ids=found.has_file_ids)
         self._lister = Lister(self._paths, self._appearance, with_modes=found.lists_modes)
         return Capabilities(
@@ -90,7 +83,37 @@ class SmbBackend(Backend):
             max_name_bytes=MAX_NAME_BYTES,
         )
 
+    def _new_session(self) -> Session:
+        session = connect(self._url, self._options, self._deadline)
+        try:
+            # Of each session: what a server for Macs tells, it tells only in those that have asked whether it can.
+            found = self._find_out(session)
+        except BaseException:
+            session.close()
+            raise
+        if self._facts is None:
+            self._facts = found
+        return session
+
+    def _find_out(self, session: Session) -> ShareFacts:
+        try:
+            found = facts.find_out(session, self._facts, modes_from_server=self._options.permissions == "server")
+        except StatusError as error:
+            problem = diagnosis.of_path(session, error, self._at(session, ""), "stat")
+            raise self._unusable(f"the directory cannot be used: {problem.strerror}", problem.errno or 0) from error
+        if not found.is_directory:
+            raise self._unusable("the path is no directory", errno.ENOTDIR)
+        return found
+
+    def _unusable(self, why: str, code: int) -> OSError:
+        """A root that was there once may come back; that it is not must not be taken for an absence of its files."""
+        text = f"{self._url}: {why}"
+        return LayerSetupError(text, code) if self._facts is None else UnavailableError(text)
+
     def close(self) -> None:
+        if self._leftovers and self.connection_state() == "connected":
+            with suppress(OSError):  # as far as it can be done now
+                self._leftovers.remove(self._connector.session())
         self._connector.close()
 
     def identity(self) -> str:
@@ -167,9 +190,10 @@ class SmbBackend(Backend):
         on_server = self._at(session, path)
         with self._handles.removing(on_server):
             try:
-                removal.remove_file(session, on_server)
+                removal.remove_file(session, on_server, self._leftovers)
             except StatusError as error:
                 raise diagnosis.of_path(session, error, on_server, "unlink") from error
+        self._paths.removed(path)
 
     def rmdir(self, path: LayerPath) -> None:
         if not path:
@@ -180,6 +204,7 @@ class SmbBackend(Backend):
             removal.remove_directory(session, on_server)
         except StatusError as error:
             raise diagnosis.of_path(session, error, on_server, "rmdir") from error
+        self._paths.removed(path)
 
     def rename(self, old: LayerPath, new: LayerPath, flags: RenameFlags = RenameFlags.NONE) -> None:
         """FileRenameInformation. NOREPLACE is the server's to keep; a target that is open is replaced in two steps."""
@@ -197,9 +222,10 @@ class SmbBackend(Backend):
                     raise os_error(errno.EEXIST, new)
                 return
             with self._handles.removing(target), self._handles.released_below(source, self._deadline):
-                removal.rename(session, source, target, replace=replace)
+                removal.rename(session, source, target, self._leftovers, replace=replace)
         except StatusError as error:
             raise diagnosis.of_rename(session, error, source, target, replace=replace) from error
+        self._paths.renamed(old, new)
         self._handles.renamed(source, target)
 
     def symlink(self, path: LayerPath, target: str) -> None:

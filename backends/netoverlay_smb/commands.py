@@ -36,6 +36,9 @@ _SET_INFO = struct.Struct("<HBBIHHI16s")
 _IOCTL = struct.Struct("<HHI16sIIIIIIII")
 _LEASE = struct.Struct("<16sIIQ16sHH")
 _RENAME = struct.Struct("<B7xQI")
+_RENAME_LEAST_BYTES = 24
+"""Windows refuses less (STATUS_INFO_LENGTH_MISMATCH): it is the size of its structure, which a name of one character
+does not fill."""
 _IMPERSONATION = 2
 _OPEN_REPARSE_POINT = int(CreateOptions.OPEN_REPARSE_POINT)
 _ALL_SECURITY = int(SecurityParts.OWNER | SecurityParts.GROUP | SecurityParts.DACL)
@@ -176,12 +179,16 @@ def set_file(changed: InfoClass, data: bytes, handle: bytes = PREVIOUS_HANDLE) -
 
 def rename(path: bytes, handle: bytes = PREVIOUS_HANDLE, *, replace: bool) -> Body:
     """MS-FSCC 2.4.42.2: to `path` (UTF-16, from the root of the share)."""
-    return set_file(InfoClass.RENAME, _RENAME.pack(replace, 0, len(path)) + path, handle)
+    return set_file(InfoClass.RENAME, _new_name(path, replace=replace), handle)
 
 
 def link(path: bytes, handle: bytes = PREVIOUS_HANDLE) -> Body:
     """MS-FSCC 2.4.27.2: one name more, which must not be there yet."""
-    return set_file(InfoClass.LINK, _RENAME.pack(False, 0, len(path)) + path, handle)
+    return set_file(InfoClass.LINK, _new_name(path, replace=False), handle)
+
+
+def _new_name(path: bytes, *, replace: bool) -> bytes:
+    return (_RENAME.pack(replace, 0, len(path)) + path).ljust(_RENAME_LEAST_BYTES, b"\0")
 
 
 def delete_on_close(handle: bytes = PREVIOUS_HANDLE) -> Body:

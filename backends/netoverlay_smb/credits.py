@@ -42,6 +42,11 @@ class CreditWindow:
         """Those that are free, and those of requests in flight."""
         return self._available + self._in_use
 
+    @property
+    def is_starved(self) -> bool:
+        """Whether somebody waits in line, but no reply is to come that could grant anything."""
+        return bool(self._line) and not self._in_use
+
     def request(self, charge: int) -> int:
         """How many credits a request that costs `charge` should ask for."""
         return charge + min(64, max(0, WANTED - self.total))
@@ -49,40 +54,46 @@ class CreditWindow:
     def try_take(self, charge: int) -> int | None:
         """The first of `charge` message ids, or None if others wait or there are not enough."""
         with self._lock:
-            if self._line or self._available < charge:
+            if self._line or not self._may_take(charge):
                 return None
             return self._take(charge)
+
+    def take_out_of_turn(self) -> int | None:
+        """One message id for what the others may be waiting for (an acknowledgement, say), or None."""
+        with self._lock:
+            return self._take(1) if self._available else None
 
     def queue(self, ticket: Ticket) -> None:
         """Stand in line; whoever receives replies finishes the ticket."""
         with self._lock:
             self._line.append(ticket)
-            ready = self._serve()
-        _finish(ready)
+            self._serve()
 
     def leave(self, ticket: Ticket) -> None:
-        """Nobody waits for `ticket` any more."""
+        """Nobody waits for `ticket` any more. If it is done all the same, its message ids must be used."""
         with self._lock:
             if ticket in self._line:
                 self._line.remove(ticket)
-            ready = self._serve()
-        _finish(ready)
+                self._serve()
 
     def answered(self, charge: int, granted: int) -> None:
         """A reply has come, to a request that cost `charge` (0: an interim one), and grants so many."""
         with self._lock:
             self._in_use -= charge
             self._available += granted
-            ready = self._serve() if self._line else ()
-        _finish(ready)
+            if self._line:
+                self._serve()
 
-    def _serve(self) -> list[Ticket]:
-        ready = []
-        while self._line and self._available >= self._line[0].charge:
+    def _may_take(self, charge: int) -> bool:
+        """The last one is kept for take_out_of_turn(), else all could wait for what cannot be sent."""
+        return self._available - charge >= (1 if self._in_use else 0)
+
+    def _serve(self) -> None:
+        # Finished under the lock: whoever leaves the line is then either in it or done.
+        while self._line and self._may_take(self._line[0].charge):
             ticket = self._line.popleft()
             ticket.message_id = self._take(ticket.charge)
-            ready.append(ticket)
-        return ready
+            ticket.finish()
 
     def _take(self, charge: int) -> int:
         first = self._next_id
@@ -90,8 +101,3 @@ class CreditWindow:
         self._available -= charge
         self._in_use += charge
         return first
-
-
-def _finish(tickets: list[Ticket] | tuple[()]) -> None:
-    for ticket in tickets:
-        ticket.finish()

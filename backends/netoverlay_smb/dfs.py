@@ -38,11 +38,12 @@ def find(url: LayerUrl, credentials: Credentials, options: SmbOptions, expires_a
     """Connect to the share that holds the directory of `url`, as often as another one is named for it.
 
     Where several are named, they are tried in their order, the time that is left being shared out among them.
+    LayerSetupError, UnavailableError; of several failures one that may pass by itself.
     """
     share, _, path = url.path.strip("/").partition("/")
     port = url.port or DEFAULT_PORT
     candidates = [(Target(url.host or "", port, share), names.server_path("", path))]
-    failure: LayerSetupError | UnavailableError | None = None
+    failures: list[LayerSetupError | UnavailableError] = []
     hops = 0
     while candidates:
         now = time.monotonic()
@@ -51,17 +52,17 @@ def find(url: LayerUrl, credentials: Credentials, options: SmbOptions, expires_a
         try:
             found = _look_at(target, root, credentials, options, give_up_at)
         except (LayerSetupError, UnavailableError) as error:
-            failure = failure or error  # of the first choice
+            failures.append(error)
             continue
         if isinstance(found, Place):
             return found
         hops += 1
         if hops > _MAX_HOPS:
-            raise LayerSetupError(f"{url}: its DFS links lead on more than {_MAX_HOPS} times: do they lead in a circle?")
+            raise LayerSetupError(f"{url}: its DFS links lead on more than {_MAX_HOPS} times: do they form a circle?")
         home = (url.host or "").casefold()
         named = [(Target(host, port if host.casefold() == home else DEFAULT_PORT, at), to) for host, at, to in found]
         candidates[:0] = named
-    raise failure or LayerSetupError(f"{url}: its DFS links lead nowhere")
+    raise next((each for each in failures if isinstance(each, UnavailableError)), failures[0])
 
 
 def _look_at(

@@ -8,13 +8,12 @@ Whatever is no proper SMB2, or not signed or encrypted as it has to be, breaks t
 
 from __future__ import annotations
 
-import logging
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 from netoverlay.backend_api import Readable, UnavailableError
 from netoverlay.backend_api.leadership import TICK_SECONDS, Awaited, LeaderFollower
@@ -22,55 +21,20 @@ from netoverlay_smb import commands, replies
 from netoverlay_smb.commands import Body
 from netoverlay_smb.credits import CreditWindow, Ticket
 from netoverlay_smb.errors import describe
-from netoverlay_smb.frames import FrameReader
-from netoverlay_smb.protection import TRANSFORM_BYTES, Sealer, Signer, length_prefix
-from netoverlay_smb.protocol import (
-    HEADER,
-    HEADER_BYTES,
-    MAGIC,
-    NO_SIGNATURE,
-    NOTIFICATION_ID,
-    SIGNATURE_AT,
-    TRANSFORM_MAGIC,
-    Command,
-    HeaderFlags,
-    ProtocolError,
-)
+from netoverlay_smb.incoming import READ_HEAD_BYTES, Incoming, replies_in
+from netoverlay_smb.outgoing import Link, Outgoing
+from netoverlay_smb.protocol import HEADER, HEADER_BYTES, NOTIFICATION_ID, Command, HeaderFlags, ProtocolError
 from netoverlay_smb.replies import OplockBreak
 from netoverlay_smb.status import Status
 
 MAX_ABANDONED = 4096
 """Requests that nobody waits for any more, before a server that never answers them is given up."""
-_READ_HEAD_BYTES = HEADER_BYTES + 16
+MAX_OWED = 4096
+"""Acknowledgements that a server asks for and gives no credit for, likewise."""
 _READ = int(Command.READ)
 _PENDING = int(Status.PENDING)
-_SIGNED = int(HeaderFlags.SIGNED)
-_RELATED = int(HeaderFlags.RELATED)
-
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """An authenticated connection with a share on it, as the login has left it."""
-
-    socket: socket.socket
-    server: str
-    """For messages."""
-    session_id: int
-    tree_id: int
-    next_message_id: int
-    credits: int
-    multi_credit: bool
-    """Whether requests of more than 64 KiB can be paid for."""
-    signer: Signer | None
-    sealer: Sealer | None
-    """If there is one, everything is encrypted, and nothing signed beside that."""
-    max_read_bytes: int
-    max_write_bytes: int
-    max_transact_bytes: int
-    """Of a listing, or of what is asked of a file."""
-    dialect: int
+_IS_REPLY = int(HeaderFlags.SERVER_TO_CLIENT)
+_PAUSE_SECONDS = 0.001
 
 
 class Request(Awaited):
@@ -100,18 +64,18 @@ class Engine(LeaderFollower):
     def __init__(self, link: Link, deadline: float) -> None:
         super().__init__(link.server, deadline)
         self.link = link
-        self._socket = link.socket
-        self._frames = FrameReader(link.socket)
+        self._incoming = Incoming(link)
         self._credits = CreditWindow(link.next_message_id, link.credits)
-        self._send_lock = threading.Lock()
+        self._outgoing = Outgoing(link, self._credits, deadline)
+        # A request is in one of these two until its reply comes; only the leader takes replies.
         self._pending: dict[int, Request] = {}
         self._abandoned: dict[int, Request] = {}
-        self._owed: list[Body] = []
-        """Acknowledgements that wait for a credit."""
-        self._plain = memoryview(bytearray(1 << 17))
-        """What was decrypted last."""
-        # A READ reply whose data is arriving, for the leader.
+        self._owed: deque[Body] = deque()
+        """What has to be sent, and waits for a credit; for the leader."""
         self._arriving: Request | None = None
+        """Whose reply is being taken: its memory may be written to."""
+        # Of a READ reply whose data is being received into that memory, for the leader.
+        self._is_streaming = False
         self._arriving_head = b""
         self._target = memoryview(b"")
         self._filled = 0
@@ -144,26 +108,22 @@ class Engine(LeaderFollower):
 
     def submit_all(self, compounds: Sequence[Sequence[Body]]) -> list[list[Request]]:
         """As submit(), for several that have nothing to do with each other, in one piece."""
-        if self.link.multi_credit:
-            total = sum(body.charge for bodies in compounds for body in bodies)
-        else:
-            total = sum(map(len, compounds))
+        total = sum(self.link.charge(body) for bodies in compounds for body in bodies)
         expires_at = time.monotonic() + self._deadline
         first = self._credits.try_take(total)
         if first is None:
             ticket = Ticket(total, expires_at)
             self._credits.queue(ticket)
+            if self._credits.is_starved:
+                self._probe()
             self.await_arrival(ticket)
             first = ticket.message_id
         return self._send(compounds, first, expires_at)
 
     def close(self, reason: str = "the connection is closed") -> None:
         """Log out as far as that needs no waiting, and break the connection."""
-        if not self.broken and (first := self._credits.try_take(1)) is not None:
-            try:
-                self._send([[commands.logoff()]], first, time.monotonic() + self._deadline)
-            except UnavailableError as error:
-                _log.debug("%s", error)
+        if not self.broken:
+            self._send_unasked(commands.logoff())
         self.fail(reason)
 
     # Sending.
@@ -177,167 +137,90 @@ class Engine(LeaderFollower):
             parts: list[Readable] = []
             last = len(bodies) - 1
             for index, body in enumerate(bodies):
-                charge = body.charge if self.link.multi_credit else 1
-                request = Request(body, message_id, charge, expires_at)
+                request = Request(body, message_id, self.link.charge(body), expires_at)
                 requests.append(request)
-                parts += self._message(body, request, is_first=index == 0, is_last=index == last)
+                parts += self._outgoing.part(body, message_id, is_first=index == 0, is_last=index == last)
                 self._pending[message_id] = request
-                message_id += charge
+                message_id += request.charge
             sent.append(requests)
             messages.append(parts)
-        self._transmit(messages)
-        return sent
-
-    def _message(self, body: Body, request: Request, *, is_first: bool, is_last: bool) -> list[Readable]:
-        """Header, body, what is not to be copied, and what fills it up to the next one; signed if need be."""
-        link = self.link
-        content, tail = body.content, body.tail
-        length = HEADER_BYTES + len(content) + (len(tail) if tail is not None else 0)
-        padding = 0 if is_last else -length % 8
-        flags = 0 if is_first else _RELATED
-        if link.signer is not None and link.sealer is None:
-            flags |= _SIGNED
-        charge = request.charge
-        header = HEADER.pack(
-            MAGIC,
-            HEADER_BYTES,
-            charge if link.multi_credit else 0,
-            0,
-            body.command,
-            self._credits.request(charge) if is_first else charge,
-            flags,
-            0 if is_last else length + padding,
-            request.message_id,
-            0,
-            link.tree_id,
-            link.session_id,
-            NO_SIGNATURE,
-        )
-        parts: list[Readable] = [header + content + bytes(padding)] if tail is None else [header + content, tail]
-        if padding and tail is not None:
-            parts.append(bytes(padding))
-        if flags & _SIGNED and link.signer is not None:
-            signature = link.signer.signature(parts, request.message_id, is_reply=False, is_cancel=False)
-            parts[0] = header[:SIGNATURE_AT] + signature + bytes(parts[0][HEADER_BYTES:])
-        return parts
-
-    def _transmit(self, messages: Sequence[list[Readable]]) -> None:
-        sealer = self.link.sealer
-        parts: list[Readable] = []
-        for message in messages:
-            framed = message if sealer is None else sealer.seal(message)
-            parts.append(length_prefix(framed))
-            parts += framed
-        total = sum(map(len, parts))
         try:
-            with self._send_lock:
-                if self._broken is None:
-                    sent = self._socket.sendmsg(parts)
-                    if sent < total:
-                        self._socket.sendall(memoryview(b"".join(parts))[sent:])
+            if self._broken is None:
+                self._outgoing.send(messages)
         except BaseException as error:  # a message may have gone in part, after which nothing can follow
             self.fail(describe(error))
             if not isinstance(error, Exception):
                 raise
         if self._broken is not None:
             raise UnavailableError(self._broken)
+        return sent
+
+    def _post(self, message: list[Readable]) -> None:
+        try:
+            self._outgoing.post(message)
+        except OSError as error:
+            self.fail(describe(error))
 
     def _send_unasked(self, body: Body) -> bool:
-        """Send without waiting for a credit; False if there is none. The reply does not matter."""
-        first = self._credits.try_take(1)
-        if first is None:
+        """Send without waiting for anything; False if there is no credit. The reply does not matter."""
+        message_id = self._credits.take_out_of_turn()
+        if message_id is None:
             return False
-        try:
-            self._send([[body]], first, time.monotonic() + self._deadline)
-        except UnavailableError as error:  # everybody who waits hears of it too
-            _log.debug("%s", error)
+        self._pending[message_id] = Request(body, message_id, 1, time.monotonic() + self._deadline)
+        self._post(self._outgoing.part(body, message_id))
         return True
 
     def _cancel(self, request: Request) -> None:
-        """MS-SMB2 2.2.30: the server need not go on with it. Costs no credit, and is not answered."""
-        if request.async_id is None or self.broken:
-            return
-        link = self.link
-        flags = int(HeaderFlags.ASYNC) | (_SIGNED if link.signer is not None and link.sealer is None else 0)
-        low, high = request.async_id & 0xFFFF_FFFF, request.async_id >> 32
-        fields = (MAGIC, HEADER_BYTES, 0, 0, Command.CANCEL, 0, flags, 0, request.message_id, low, high)
-        header = HEADER.pack(*fields, link.session_id, NO_SIGNATURE)
-        body = b"\4\0\0\0"
-        if flags & _SIGNED and link.signer is not None:
-            signature = link.signer.signature([header, body], request.message_id, is_reply=False, is_cancel=True)
-            header = header[:SIGNATURE_AT] + signature
-        try:
-            self._transmit([[header + body]])
-        except UnavailableError as error:  # everybody who waits hears of it too
-            _log.debug("%s", error)
+        if request.async_id is not None and not self.broken:
+            self._post(self._outgoing.cancellation(request.message_id, request.async_id))
 
     # Receiving: called by the leader only.
 
     def _receive(self, expires_at: float) -> bool:
-        while True:
-            try:
-                if self._arriving is None and not self._begin(expires_at):
-                    return True
+        try:
+            if self._is_streaming or self._begin(expires_at):
                 self._finish_data(expires_at)
-            except TimeoutError:
-                if time.monotonic() >= expires_at:
-                    return False
-                if self._pending:
-                    self._probe_if_silent()
-            else:
-                return True
+        except TimeoutError:
+            self._flush()
+            if time.monotonic() >= expires_at:
+                return False
+            if self._pending:
+                self._probe_if_silent()
+            return True  # a ticket may have been served by another thread: let the leader look
+        # A server that sends without end must not hold the leader; what had come in time is taken.
+        return time.monotonic() < expires_at + TICK_SECONDS
 
     def _begin(self, expires_at: float) -> bool:
         """Take the next message; False if it was dealt with, True if its data is still to come."""
-        frames = self._frames
-        length = frames.length(expires_at)
-        if length < HEADER_BYTES:
-            raise ProtocolError(f"the server sent a message of {length} bytes, which is too short for SMB2")
-        head = frames.peek(min(length, _READ_HEAD_BYTES), expires_at)
-        magic = bytes(head[:4])
-        if magic == TRANSFORM_MAGIC:
-            self._take_sealed(length, expires_at)
-            return False
-        if magic != MAGIC:
-            raise ProtocolError(f"the server sent {bytes(head[:8])!r}, which is no SMB2")
-        if self.link.sealer is not None:
-            raise ProtocolError("the server sent in the clear what has to be encrypted")
-        if self._begin_data(head, length):
+        found = self._incoming.head(expires_at)
+        if found is not None and self._begin_data(*found):
             return True
-        self._dispatch(frames.take(length, expires_at))
+        for reply in replies_in(self._incoming.message(expires_at)):
+            self._take_reply(reply)
         return False
-
-    def _take_sealed(self, length: int, expires_at: float) -> None:
-        sealer = self.link.sealer
-        if sealer is None or length < TRANSFORM_BYTES:
-            raise ProtocolError("the server sent an encrypted message where none was due")
-        sealed = self._frames.take_with_room(length, expires_at)
-        if len(self._plain) < length:
-            self._plain = memoryview(bytearray(length + HEADER_BYTES))
-        self._dispatch(self._plain[: sealer.unseal(sealed, self._plain)])
 
     def _begin_data(self, head: memoryview, length: int) -> bool:
         """Whether this is the reply to a READ whose data can go straight to where it is wanted."""
-        _, _, _, status, command, granted, _, following, message_id, *_ = HEADER.unpack_from(head)
-        if command != _READ or status or following or len(head) < _READ_HEAD_BYTES:
+        _, header_bytes, _, status, command, granted, flags, following, message_id, *_ = HEADER.unpack_from(head)
+        if command != _READ or status or following or len(head) < READ_HEAD_BYTES:
+            return False
+        if header_bytes != HEADER_BYTES or not flags & _IS_REPLY:
             return False
         request = self._pending.get(message_id)
         if request is None or request.buffer is None:
             return False
         offset, size = replies.read_payload(bytes(head[HEADER_BYTES:]))
-        if offset != _READ_HEAD_BYTES or size != length - offset:
-            return False
-        if size > len(request.buffer):
-            raise ProtocolError(f"the server sent {size} bytes of data where {len(request.buffer)} were asked for")
-        self._arriving_head = bytes(head)
-        # In this order, so that _expire() finds it either pending or arriving.
-        self._arriving = request
-        if self._pending.pop(message_id, None) is None:  # it has just expired
-            self._arriving = None
+        if offset != READ_HEAD_BYTES or size != length - offset or size > len(request.buffer):
             return False
         self._target = request.buffer[:size]
         self._filled = 0
-        self._frames.take_head(_READ_HEAD_BYTES)
+        self._arriving_head = bytes(head)
+        # In this order, so that _abandon() finds it either pending or arriving.
+        self._is_streaming, self._arriving = True, request
+        if self._pending.pop(message_id, None) is None:  # it has just expired
+            self._is_streaming, self._arriving = False, None
+            return False
+        self._incoming.frames.take_head(READ_HEAD_BYTES)
         self._granted(request.charge, granted)
         return True
 
@@ -346,90 +229,78 @@ class Engine(LeaderFollower):
         if request is None:
             return
         while self._filled < len(target):
-            self._filled = len(target) - len(self._frames.fill(target[self._filled :], expires_at))
-        if self.link.signer is not None:
-            self._check_signature([self._arriving_head, target])
+            self._filled = len(target) - len(self._incoming.frames.fill(target[self._filled :], expires_at))
+        self._incoming.check_signature([self._arriving_head, target])
         request.filled = len(target)
-        self._arriving = None
-        request.finish()
+        self._finish(request)
 
-    def _dispatch(self, message: memoryview) -> None:
-        """Everything that is in a message: one reply, or several (MS-SMB2 3.2.5.1.9)."""
-        at = 0
-        while True:
-            if len(message) - at < HEADER_BYTES:
-                raise ProtocolError("the server sent a compound that ends in the middle of a header")
-            following = HEADER.unpack_from(message, at)[7]
-            if following and not HEADER_BYTES <= following <= len(message) - at:
-                raise ProtocolError("the server sent a compound whose parts lie outside of it")
-            self._take_reply(message[at : at + following] if following else message[at:])
-            if not following:
-                return
-            at += following
+    def _finish(self, request: Request) -> None:
+        # In this order, so that _abandon() finds it either arriving or done.
+        request.finish()
+        self._is_streaming, self._arriving = False, None
 
     def _take_reply(self, reply: memoryview) -> None:
-        _, _, _, status, command, granted, _, _, message_id, low, high, _, _ = HEADER.unpack_from(reply)
+        _, _, _, status, command, granted, flags, _, message_id, low, high, _, _ = HEADER.unpack_from(reply)
         if message_id == NOTIFICATION_ID:
             if command == Command.OPLOCK_BREAK:
                 self._acknowledge(bytes(reply[HEADER_BYTES:]))
             return
+        if not flags & _IS_REPLY:  # what we have sent ourselves, say: many signatures are good for both directions
+            raise ProtocolError("the server sent what is not a reply")
         if status == _PENDING:
             self._note_interim(message_id, low | high << 32, granted)
             return
-        if self.link.signer is not None and self.link.sealer is None:
-            self._check_signature([reply])
-        self._arriving = request = self._pending.get(message_id)
-        if self._pending.pop(message_id, None) is None or request is None:
-            self._arriving = None
-            request = self._forget(message_id)
-        elif command != request.command:
-            raise ProtocolError(f"the server answered command {command} where {request.command} was asked")
+        self._incoming.check_signature([reply])
+        request = self._claim(message_id, command)
         request.status = status
-        body = bytes(reply[HEADER_BYTES:]) if request.buffer is None or status else b""
         if request.buffer is not None and not status:
             self._copy_data(request, reply)
-        request.body = body
-        self._arriving = None
+        else:
+            request.body = bytes(reply[HEADER_BYTES:])
         self._granted(request.charge, granted)
         if request.abandoned:
             self._undo(request)
         else:
-            request.finish()
+            self._finish(request)
+
+    def _claim(self, message_id: int, command: int) -> Request:
+        """The request that a reply belongs to. Its thread waits until it is done, unless it has given up before."""
+        # In this order, so that _abandon() finds it either pending or arriving.
+        self._arriving = request = self._pending.get(message_id)
+        if self._pending.pop(message_id, None) is None or request is None:
+            self._arriving = None
+            request = self._abandoned.pop(message_id, None)
+            if request is None:
+                raise ProtocolError(f"the server answered request {message_id}, which was not made")
+            request.buffer = None
+            request.abandoned = True
+        if command != request.command:
+            raise ProtocolError(f"the server answered command {command} where {request.command} was asked")
+        return request
 
     @staticmethod
     def _copy_data(request: Request, reply: memoryview) -> None:
-        offset, size = replies.read_payload(bytes(reply[HEADER_BYTES:_READ_HEAD_BYTES]))
-        if request.buffer is None or size > len(request.buffer) or offset + size > len(reply):
+        offset, size = replies.read_payload(bytes(reply[HEADER_BYTES:READ_HEAD_BYTES]))
+        if request.buffer is None or size > len(request.buffer):
             raise ProtocolError(f"the server sent {size} bytes of data, more than were asked for")
+        if size and not READ_HEAD_BYTES <= offset <= len(reply) - size:
+            raise ProtocolError("the server sent data that lies outside of its reply")
         request.buffer[:size] = reply[offset : offset + size]
         request.filled = size
 
-    def _check_signature(self, parts: Sequence[Readable]) -> None:
-        """Of a reply, whose header is at the beginning of the first part."""
-        head, signer = parts[0], self.link.signer
-        fields = HEADER.unpack_from(head)
-        if signer is None or not fields[6] & _SIGNED:
-            raise ProtocolError("the server sent a reply that is not signed")
-        unsigned = [bytes(head[:SIGNATURE_AT]), NO_SIGNATURE, head[HEADER_BYTES:], *parts[1:]]
-        signer.check(unsigned, fields[8], fields[12])
-
     def _note_interim(self, message_id: int, async_id: int, granted: int) -> None:
-        request = self._pending.get(message_id)
-        if request is None:
-            request = self._abandoned.get(message_id)
+        request = self._pending.get(message_id) or self._abandoned.get(message_id)
         if request is None:
             raise ProtocolError(f"the server answered request {message_id}, which was not made")
-        request.async_id = async_id
         self._granted(0, granted)
-        if request.abandoned:
-            self._cancel(request)
-
-    def _forget(self, message_id: int) -> Request:
-        request = self._abandoned.pop(message_id, None)
-        if request is None:
-            raise ProtocolError(f"the server answered request {message_id}, which was not made")
-        request.buffer = None
-        return request
+        if request.async_id is None:
+            request.async_id = async_id
+            if request.abandoned:
+                self._cancel(request)
+        elif request.async_id != async_id:
+            # Nobody has signed this one. Two different cancellations of one request would share a nonce of GMAC, which
+            # tells who sees them all that it takes to sign.
+            raise ProtocolError("the server has changed the name of a request that it is at")
 
     def _undo(self, request: Request) -> None:
         """Whoever asked for a handle has given up."""
@@ -446,26 +317,40 @@ class Engine(LeaderFollower):
     def _owe(self, body: Body) -> None:
         """Send it, now or as soon as there is a credit."""
         self._owed.append(body)
+        if len(self._owed) > MAX_OWED:
+            raise ProtocolError(f"the server asks for {MAX_OWED} messages and lets us send none")
         self._pay()
 
     def _pay(self) -> None:
         while self._owed and self._send_unasked(self._owed[0]):
-            self._owed.pop(0)
+            self._owed.popleft()
+
+    def _flush(self) -> None:
+        try:
+            self._outgoing.flush()
+        except OSError as error:
+            self.fail(describe(error))
 
     def _granted(self, charge: int, granted: int) -> None:
         self._credits.answered(charge, granted)
         if self._owed:
             self._pay()
+        if granted > charge and self._credits.is_starved:
+            self._probe()  # which asks for more
 
     def _watch(self) -> None:
         while not self._closed.wait(TICK_SECONDS):
             self.lead_while_idle()
-        self._socket.close()
+        # Not under a thread that uses it: its number might belong to another file in between.
+        give_up_at = time.monotonic() + self._deadline
+        while self._led and time.monotonic() < give_up_at:
+            time.sleep(_PAUSE_SECONDS)
+        self._outgoing.close()
 
     # What LeaderFollower asks for.
 
     def _silence(self) -> float:
-        return time.monotonic() - self._frames.heard_at
+        return time.monotonic() - self._incoming.heard_at
 
     def _probe(self) -> None:
         self._send_unasked(commands.echo())
@@ -477,36 +362,41 @@ class Engine(LeaderFollower):
             self._abandon(awaited)
 
     def _abandon(self, request: Request) -> None:
-        if self._pending.pop(request.message_id, None) is not None:
-            request.abandoned = True
-            self._abandoned[request.message_id] = request
-            if len(self._abandoned) > MAX_ABANDONED:
-                self.fail(f"the server left {MAX_ABANDONED} requests unanswered")
-            self._cancel(request)
-        elif self._arriving is request:
-            if request.is_awaited_by_leader:
+        # Noted first, so that the leader finds it among the ones or the others.
+        self._abandoned[request.message_id] = request
+        if self._pending.pop(request.message_id, None) is None:
+            del self._abandoned[request.message_id]
+            self._abandon_arriving(request)
+            return
+        request.abandoned = True
+        if len(self._abandoned) > MAX_ABANDONED:
+            self.fail(f"the server left {MAX_ABANDONED} requests unanswered")
+        self._cancel(request)
+
+    def _abandon_arriving(self, request: Request) -> None:
+        if request.is_awaited_by_leader:
+            if self._arriving is request:  # the rest goes elsewhere
                 self._target = memoryview(bytearray(self._target))
-            else:
-                self.fail("the server stopped in the middle of a reply")
+                request.abandoned = True
+            return
+        while self._arriving is request and not self._is_streaming and not request.done:
+            time.sleep(_PAUSE_SECONDS)  # it is all there, and being looked at
+        if self._arriving is request and not request.done:
+            self.fail("the server stopped in the middle of a reply")
 
     def _let_go(self, awaited: Awaited) -> None:
-        while self._arriving is awaited and not awaited.is_awaited_by_leader:
-            time.sleep(0.001)
+        while (request := self._arriving) is not None and request is awaited and not request.abandoned and self._led:
+            time.sleep(_PAUSE_SECONDS)
 
     def _take_all(self) -> Sequence[Awaited]:
         waiting = list(self._pending.values())
         self._pending.clear()
         return waiting
 
-    def _hand_over(self) -> None:
-        if self._broken is not None:
-            self._arriving = None
-        super()._hand_over()
-
     def _abort(self) -> None:
         self._closed.set()
         with suppress(OSError):  # the server may have closed it
-            self._socket.shutdown(socket.SHUT_RDWR)
+            self.link.socket.shutdown(socket.SHUT_RDWR)
 
     def _describe(self, error: BaseException) -> str:
         return describe(error)

@@ -63,7 +63,8 @@ class Stage(enum.Enum):
 _REFUSALS = {
     (Stage.LOGIN, Status.LOGON_FAILURE): "the login was refused: is the user, the password and the domain right?",
     (Stage.LOGIN, Status.WRONG_PASSWORD): "the login was refused: the password is wrong",
-    (Stage.LOGIN, Status.ACCESS_DENIED): "the login was refused: the server knows no such user",
+    (Stage.LOGIN, Status.ACCESS_DENIED): "the login was refused: does the server know this user, or does it demand an"
+    " encryption that its own version of SMB has not?",
     (Stage.LOGIN, Status.INVALID_PARAMETER): "the server takes no such login: try another value of auth",
     (Stage.LOGIN, Status.BAD_TOKEN_TYPE): "the server takes no such Kerberos ticket (a PAC it does not expect, say)",
     (Stage.LOGIN, Status.NOT_SUPPORTED): "the server speaks no version of SMB that we do (2.1 to 3.1.1)",
@@ -74,6 +75,9 @@ _REFUSALS = {
 }
 _LOGON_STATUSES = range(0xC000_006A, 0xC000_0074)
 """STATUS_WRONG_PASSWORD to STATUS_ACCOUNT_DISABLED and their kind (MS-ERREF 2.3.1)."""
+_MORE_LOGON_STATUSES = frozenset({0xC000_015B, 0xC000_0193, 0xC000_0224, 0xC000_0234, 0xC000_0413})
+"""STATUS_LOGON_TYPE_NOT_GRANTED, _ACCOUNT_EXPIRED, _PASSWORD_MUST_CHANGE, _ACCOUNT_LOCKED_OUT and
+_AUTHENTICATION_FIREWALL_FAILED: trying these again locks accounts."""
 
 
 def describe(error: BaseException) -> str:
@@ -122,7 +126,7 @@ _CONNECTION_ERRORS: tuple[tuple[tuple[type[Exception], ...], type[UnavailableErr
 def _response_error(status: int, server: str, stage: Stage) -> OSError:
     if status in _NAMES and (refusal := _REFUSALS.get((stage, Status(status)))):
         return LayerSetupError(f"{server}: {refusal}")
-    if status in _LOGON_STATUSES:
+    if status in _LOGON_STATUSES or status in _MORE_LOGON_STATUSES:
         return LayerSetupError(f"{server}: the login was refused ({describe_status(status)}): is the account usable?")
     if status in CONNECTION_LOST:
         return UnavailableError(f"{server}: the server has ended the session ({describe_status(status)})")

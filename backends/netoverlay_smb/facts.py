@@ -19,8 +19,8 @@ from netoverlay_smb.protocol import (
 from netoverlay_smb.session import Session
 from netoverlay_smb.status import NOT_SUPPORTED, Status
 
-LOOK = FileAccess.READ_ATTRIBUTES | FileAccess.SYNCHRONIZE
-"""The access to look at attributes."""
+LOOK = FileAccess.READ_ATTRIBUTES
+"""The access to look at attributes: with SYNCHRONIZE it would be refused where a file is not to be read."""
 _APPLE = b"AAPL"
 _APPLE_QUERY = struct.Struct("<IIQQ")
 _APPLE_SERVER_QUERY = 1
@@ -46,8 +46,8 @@ class ShareFacts:
     case_sensitive: bool
 
 
-def find_out(session: Session, *, modes_from_server: bool) -> ShareFacts:
-    """Look at the root. StatusError if it cannot be looked at."""
+def find_out(session: Session, known: ShareFacts | None, *, modes_from_server: bool) -> ShareFacts:
+    """Look at the root. StatusError if it cannot be looked at. `known` is what another session has found out there."""
     path = names.encode_utf16(session.root)
     asks_apple = modes_from_server
     started_at = time.monotonic()
@@ -59,7 +59,7 @@ def find_out(session: Session, *, modes_from_server: bool) -> ShareFacts:
         commands.close(),
     )
     created = session.parse(replies.created, session.expect(requests[0]))
-    session.round_trip = time.monotonic() - started_at
+    session.note_round_trip(time.monotonic() - started_at)
     found = session.expect(requests[1], Status.BUFFER_OVERFLOW)
     facts = session.parse(replies.all_information, session.parse(replies.info, found))
     told = session.expect(requests[2], Status.BUFFER_OVERFLOW)
@@ -68,9 +68,9 @@ def find_out(session: Session, *, modes_from_server: bool) -> ShareFacts:
         is_directory=facts.is_directory,
         has_file_ids=facts.file_id != 0,
         lists_modes=asks_apple and session.parse(_speaks_apple, created.contexts),
-        has_attributes=_has_attributes(session, path),
+        has_attributes=known.has_attributes if known else _has_attributes(session, path),
         has_holes=bool(volume.flags & VolumeFlags.SPARSE_FILES),
-        case_sensitive=facts.is_directory and _is_case_sensitive(session),
+        case_sensitive=known.case_sensitive if known else facts.is_directory and _is_case_sensitive(session),
     )
 
 
@@ -129,11 +129,12 @@ def _names_to_try(session: Session) -> Iterator[str]:
     if session.root:
         yield session.root
     separator = "\\" if session.root else ""
-    for name in sorted(_names_in(session, session.root))[:_MAX_PROBES]:
+    for name in sorted(names_in(session, session.root))[:_MAX_PROBES]:
         yield f"{session.root}{separator}{name}"
 
 
-def _names_in(session: Session, directory: str) -> set[str]:
+def names_in(session: Session, directory: str) -> set[str]:
+    """The names in a directory, as the server has them: the first few hundred, none if it cannot be listed."""
     access = FileAccess.READ_DATA | LOOK
     requests = session.engine.call(
         commands.create(names.encode_utf16(directory), access, CreateOptions.DIRECTORY),

@@ -30,6 +30,10 @@ from netoverlay_smb.status import Status
 FRESH_SECONDS = 1.0
 """For so long the beginning of a file that came with opening it is taken for its content."""
 _TWO = struct.Struct("<QQ")
+_BUFFER_TOO_SMALL = 0xC000_0023
+"""STATUS_BUFFER_TOO_SMALL: what Samba says where others tell of the first ranges."""
+_LEAST_WINDOW = 1 << 20
+"""With a range for each two blocks the reply has room for this."""
 
 
 class SmbFile(BackendFile):
@@ -45,30 +49,30 @@ class SmbFile(BackendFile):
         self._facts = facts
         self._beginning = beginning
         self._fresh_until = time.monotonic() + FRESH_SECONDS
+        self._window = 1 << 62
+        """So many bytes have no more ranges of data than the server tells at once."""
 
     def read_into(self, offset: int, buffer: Writable) -> int:
         if not self._file.access.reads:
             raise os_error(errno.EBADF)
         target = memoryview(buffer).cast("B")
-        if self._beginning is not None and (count := self._read_beginning(offset, target)) is not None:
-            return count
+        done, is_all = self._read_beginning(offset, target)
+        if is_all:
+            return done
         with self._borrow("read") as handle:
-            return transfer.read_into(handle.session, handle.raw, offset, target)
+            return done + transfer.read_into(handle.session, handle.raw, offset + done, target[done:])
 
-    def _read_beginning(self, offset: int, target: memoryview) -> int | None:
-        """The count, if what came with opening the file has it all and can be trusted still."""
+    def _read_beginning(self, offset: int, target: memoryview) -> tuple[int, bool]:
+        """Read what came with opening the file, if it can be trusted still: the count, and whether that is all."""
         known = self._beginning
         if known is None or self._file.closed:
-            return None
+            return 0, False
         if time.monotonic() > self._fresh_until or not self._table.is_as_opened(self._file):
             self._beginning = None
-            return None
-        is_all = len(known) == self._file.seen.size
-        if not is_all and offset + len(target) > len(known):
-            return None
+            return 0, False
         part = known[offset : offset + len(target)]
         target[: len(part)] = part
-        return len(part)
+        return len(part), len(part) == len(target) or len(known) == self._file.seen.size
 
     def write_at(self, offset: int, data: Readable) -> None:
         self._require_writable()
@@ -120,17 +124,12 @@ class SmbFile(BackendFile):
         self._require_holes("seek_hole")
         with self._borrow("seek_hole") as handle:
             size = self._size_beyond(handle, offset)
-            at = offset
-            while at < size:
-                reached = at
-                for start, length in self._allocated(handle, at, size):
-                    if start > reached:
-                        return reached
-                    reached = start + length
-                if reached == at:
-                    return at
-                at = reached  # the server may have told of the first ranges only
-            return size
+            reached = offset
+            for start, length in self._allocated(handle, offset, size):
+                if start > reached:
+                    return reached
+                reached = start + length
+            return min(reached, size)
 
     def allocate(self, mode: AllocateMode, offset: int, length: int) -> None:
         """PUNCH_HOLE by FSCTL_SET_ZERO_DATA; the others change a size and more, which SMB cannot do in one step."""
@@ -204,12 +203,25 @@ class SmbFile(BackendFile):
             raise os_error(errno.ENXIO)
         return size
 
-    def _allocated(self, handle: ServerHandle, offset: int, end: int) -> list[tuple[int, int]]:
-        """The first ranges of data from `offset` on, in order."""
+    def _allocated(self, handle: ServerHandle, offset: int, end: int) -> Iterator[tuple[int, int]]:
+        """The ranges of data from `offset` on, in order, as far as they are asked for."""
         session = handle.session
-        asking = commands.control(Control.QUERY_ALLOCATED_RANGES, _TWO.pack(offset, end - offset), handle.raw)
-        body = session.expect(session.submit(asking)[0], Status.BUFFER_OVERFLOW)
-        return session.parse(replies.ranges, session.parse(replies.controlled, body))
+        at = offset
+        while at < end:
+            window = min(self._window, end - at)
+            asking = commands.control(Control.QUERY_ALLOCATED_RANGES, _TWO.pack(at, window), handle.raw)
+            try:
+                request = session.submit(asking)[0]
+                body = session.expect(request, Status.BUFFER_OVERFLOW)
+            except StatusError as error:
+                if error.status != _BUFFER_TOO_SMALL or window <= _LEAST_WINDOW:
+                    raise
+                self._window = window // 2
+                continue
+            found = session.parse(replies.ranges, session.parse(replies.controlled, body))
+            yield from found
+            told_all = request.status == Status.SUCCESS or not found
+            at = at + window if told_all else max(at + 1, sum(found[-1]))
 
     @contextmanager
     def _borrow(self, operation: str) -> Iterator[ServerHandle]:

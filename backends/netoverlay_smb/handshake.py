@@ -21,17 +21,18 @@ from smbprotocol.header import SMB2HeaderResponse
 from smbprotocol.session import Session
 from smbprotocol.tree import TreeConnect
 
-from netoverlay.backend_api import LayerSetupError
+from netoverlay.backend_api import LayerSetupError, UnavailableError
 from netoverlay.backend_api.leadership import TICK_SECONDS
 from netoverlay_smb.credentials import Credentials
-from netoverlay_smb.engine import Link
 from netoverlay_smb.errors import Stage, connection_error, peer_errors
 from netoverlay_smb.frames import MAX_FRAME_BYTES
 from netoverlay_smb.options import SmbOptions
+from netoverlay_smb.outgoing import Link
 from netoverlay_smb.protection import CmacSigner, GmacSigner, HmacSigner, Sealer, Signer
 from netoverlay_smb.protocol import (
     HEADER_BYTES,
     LENGTH_BYTES,
+    MAGIC,
     NOTIFICATION_ID,
     TRANSFORM_MAGIC,
     HeaderFlags,
@@ -40,6 +41,8 @@ from netoverlay_smb.protocol import (
 from netoverlay_smb.status import Status
 
 DEFAULT_PORT = 445
+_NEGATIVE_SESSION_RESPONSE = 0x83
+"""RFC 1002 4.3.4, in place of a message's length: what Samba says to an address that it denies (`hosts deny`)."""
 _CIPHERS = {
     Ciphers.AES_128_CCM: "AES-128-CCM",
     Ciphers.AES_128_GCM: "AES-128-GCM",
@@ -71,6 +74,7 @@ class Handshake(Connection):  # type: ignore[misc]  # smbprotocol has no types
 
     def __init__(self, target: Target, *, sign: bool, expires_at: float) -> None:
         super().__init__(uuid.uuid4(), target.host, target.port, require_signing=sign)
+        self.target = target
         self._expires_at = expires_at
 
     def _process_message_thread(self) -> None:
@@ -90,6 +94,8 @@ class Handshake(Connection):  # type: ignore[misc]  # smbprotocol has no types
 
     def _receive_message(self) -> None:
         length = int.from_bytes(self._receive_bytes(LENGTH_BYTES), "big")
+        if length >> 24 == _NEGATIVE_SESSION_RESPONSE:
+            raise LayerSetupError(f"{self.target}: the server lets nobody in from this address: allow it there")
         if not HEADER_BYTES <= length <= MAX_FRAME_BYTES:
             raise ProtocolError(f"it answers with a message of {length} bytes, which is no SMB2")
         message = self._receive_bytes(length)
@@ -107,7 +113,10 @@ class Handshake(Connection):  # type: ignore[misc]  # smbprotocol has no types
         data = bytearray()
         connected: socket.socket = self.transport._sock  # noqa: SLF001  (held by a contract test)
         while len(data) < count:
-            connected.settimeout(max(0.001, self._expires_at - time.monotonic()))
+            remaining = self._expires_at - time.monotonic()
+            if remaining <= 0:  # also of a server that sends, but never what is waited for
+                raise TimeoutError
+            connected.settimeout(remaining)
             more = connected.recv(count - len(data))
             if not more:
                 raise EOFError
@@ -116,6 +125,8 @@ class Handshake(Connection):  # type: ignore[misc]  # smbprotocol has no types
         return bytes(data)
 
     def _deliver(self, message: bytes, *, encrypted: bool) -> None:
+        if message[:4] != MAGIC or len(message) < HEADER_BYTES:
+            raise ProtocolError(f"it answers with {message[:8]!r}, which is no SMB2")
         header = SMB2HeaderResponse()
         header.unpack(message)
         message_id = header["message_id"].get_value()
@@ -125,6 +136,10 @@ class Handshake(Connection):  # type: ignore[misc]  # smbprotocol has no types
         if request is None:
             raise ProtocolError(f"the server answered request {message_id}, which was not made")
         command, status = header["command"].get_value(), header["status"].get_value()
+        asked = request.message["command"].get_value()
+        # What we have sent ourselves is no reply: many signatures are good for both directions.
+        if command != asked or not header["flags"].has_flag(HeaderFlags.SERVER_TO_CLIENT):
+            raise ProtocolError(f"it answers command {asked} with what is no reply to that")
         with self.sequence_lock:
             self.sequence_window["high"] += header["credit_response"].get_value()
         if status == Status.PENDING:
@@ -187,7 +202,15 @@ def _cause(error: Exception) -> Exception:
 
 
 def _negotiate(connection: Handshake, target: Target, options: SmbOptions, expires_at: float) -> None:
-    connection.connect(timeout=max(0.1, expires_at - time.monotonic()))
+    mode = connection.client_security_mode
+    try:
+        connection.connect(timeout=max(0.1, expires_at - time.monotonic()))
+    except EOFError as error:
+        said = "the server closed the connection at once: does it speak SMB 2.1 or later?"
+        raise UnavailableError(f"{target}: {said}") from error
+    # Changed by smbprotocol where the server insists on signing. But a server of SMB 3.0 is told once more what it was
+    # told then (FSCTL_VALIDATE_NEGOTIATE_INFO), and hangs up if that is something else.
+    connection.client_security_mode = mode
     connection.transport._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # noqa: SLF001  (contract test)
     if connection.dialect < Dialects.SMB_2_1_0:
         raise LayerSetupError(f"{target}: the server speaks no SMB 2.1 or later: have it allow that")
@@ -212,9 +235,21 @@ def _authenticate(connection: Handshake, credentials: Credentials, options: SmbO
         session.connect()
     except (SMBResponseException, SMBAuthenticationError):
         raise
-    except SMBException as error:  # a guest's session, say, which cannot be signed
-        raise LayerSetupError(f"{credentials}: the login is not possible: {error}") from error
+    except SMBException as error:
+        if not _is_guest(session):
+            server = f"{credentials} at {connection.target}"
+            raise LayerSetupError(f"{server}: the login is not possible: {error}") from error
+    if _is_guest(session):  # which smbprotocol accepts, if nothing has to be signed
+        raise LayerSetupError(
+            f"{credentials} at {connection.target}: the server takes this user for a guest, with whom nothing can be "
+            "protected: is the user, the password and the domain right?"
+        )
     return session
+
+
+def _is_guest(session: Session) -> bool:
+    """Whether the login was accepted, and its keys are of no use."""
+    return session.full_session_key is not None and session.signing_key is None
 
 
 def connect_share(login: LoggedIn, share: str) -> TreeConnect:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 
 from netoverlay.backend_api import DirEntry, LayerPath, join_path, os_error
@@ -132,15 +133,13 @@ class Lister:
         name = names.from_server(entry.name)
         opening, *answers = requests
         session.engine.wait(opening)
-        if opening.status == Status.ACCESS_DENIED:  # less may be allowed, if asked for one by one
-            return name, look.at(session, join(path, entry.name), self._appearance)._replace(facts=entry.facts)
+        if opening.status in look.NOT_TO_BE_READ:
+            return self._ask_for_less(session, path, entry)
         if opening.status == Status.PATH_NOT_COVERED:  # a link of a distributed file system, which leads elsewhere
             return name, Look(entry.facts, NOTHING_TOLD, None)
         session.expect(opening)
         if names.may_be_short(entry.name):
-            told = session.expect(answers.pop(0), Status.BUFFER_OVERFLOW)
-            true = session.parse(replies.name_of_all, session.parse(replies.info, told))
-            name = names.from_server(true.rpartition("\\")[2]) or name
+            name = _true_name(session, path, answers.pop(0)) or name
         owner = look.ownership(session, answers.pop(0)) if self._secured else NOTHING_TOLD
         link = None
         if _is_mfsymlink(entry):
@@ -148,6 +147,45 @@ class Lister:
         elif look.may_be_link(entry.facts):
             link = look.reparse_target(session, join(path, entry.name))
         return name, Look(entry.facts, owner, link)
+
+    def _ask_for_less(self, session: Session, path: bytes, entry: Listed) -> tuple[str, Look]:
+        """As _answers(), of what may be looked at, at most. That much is as good as granted with the listing."""
+        name, found = names.from_server(entry.name), Look(entry.facts, NOTHING_TOLD, None)
+        at = join(path, entry.name)
+        if names.may_be_short(entry.name):
+            opening, asking, _ = session.engine.call(
+                commands.create(at, LOOK, _ANYTHING), commands.query_file(InfoClass.ALL), commands.close()
+            )
+            if opening.status == Status.SUCCESS:
+                name = _true_name(session, path, asking) or name
+        if _is_mfsymlink(entry):  # it may be its content alone that is refused
+            with suppress(StatusError):
+                found = look.at(session, at, self._appearance)._replace(facts=entry.facts)
+        return name, found
+
+
+def _true_name(session: Session, directory: bytes, asking: Request) -> str:
+    """Of something in a directory, from what was asked of it."""
+    told = session.expect(asking, Status.BUFFER_OVERFLOW)
+    path = session.parse(replies.name_of_all, session.parse(replies.info, told))
+    return names.from_server(_last_of(session, directory, path))
+
+
+def _last_of(session: Session, directory: bytes, path: str) -> str:
+    """The name at the end of a path that the server tells, of something in `directory`.
+
+    On Samba it may have a backslash in it. Where there are more of them than there should be, the server is asked what
+    it calls the directory.
+    """
+    above = names.decode_utf16(directory)
+    if path.count("\\") - path.startswith("\\") == (above.count("\\") + 1 if above else 0):
+        return path.rpartition("\\")[2]
+    _, asking, _ = session.engine.call(
+        commands.create(directory, LOOK, _ANYTHING), commands.query_file(InfoClass.ALL), commands.close()
+    )
+    told = session.expect(asking, Status.BUFFER_OVERFLOW)
+    above = session.parse(replies.name_of_all, session.parse(replies.info, told)).removeprefix("\\")
+    return path.removeprefix("\\").removeprefix(above).removeprefix("\\" if above else "")
 
 
 def _is_mfsymlink(entry: Listed) -> bool:

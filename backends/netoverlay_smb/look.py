@@ -20,6 +20,8 @@ from netoverlay_smb.status import NOT_SUPPORTED, Status
 _REPARSE_POINT = int(FileAttributes.REPARSE_POINT)
 _LOOK_SECURED = LOOK | FileAccess.READ_CONTROL
 _ANYTHING = CreateOptions(0)
+NOT_TO_BE_READ = frozenset({Status.ACCESS_DENIED, Status.SHARING_VIOLATION})
+"""By us, or as long as somebody else has it open."""
 
 
 class Look(NamedTuple):
@@ -98,7 +100,7 @@ def open_and_read_link(path: bytes) -> tuple[Body, Body]:
 def link_in(session: Session, opening: Request, reading: Request) -> bytes | None:
     """What the replies to open_and_read_link() tell. What may not be read is no link."""
     session.engine.wait(opening)
-    if opening.status == Status.ACCESS_DENIED:
+    if opening.status in NOT_TO_BE_READ:
         return None
     session.expect(opening)
     session.engine.wait(reading)

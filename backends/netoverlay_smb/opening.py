@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import errno
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from netoverlay.backend_api import Access, os_error
 from netoverlay_smb import commands, look, names, replies, symlinks
 from netoverlay_smb.engine import Request
+from netoverlay_smb.errors import StatusError
 from netoverlay_smb.handles import ACCESS, ServerHandle
 from netoverlay_smb.protocol import CREDIT_BYTES, PREVIOUS_HANDLE, Control, CreateOptions, Disposition, InfoClass
 from netoverlay_smb.replies import FileFacts
 from netoverlay_smb.session import Session
 from netoverlay_smb.status import Status
 
+_T = TypeVar("_T")
+
 BEGINNING_BYTES = CREDIT_BYTES
 """Read along with opening a file: what one credit pays for."""
+_AGAIN = Retrying(
+    retry=retry_if_exception(lambda error: isinstance(error, StatusError) and error.status == Status.SHARING_VIOLATION),
+    wait=wait_exponential(multiplier=0.001, exp_base=5),
+    stop=stop_after_attempt(5),
+    reraise=True,
+)
+"""Whoever removes a file has it to itself for as long as that takes (removal.py): up to 156 ms are waited for that."""
 
 
 class Opened(NamedTuple):
@@ -42,6 +55,20 @@ def create(session: Session, path: bytes, access: Access, *, sparse: bool) -> Op
 
 def open_existing(session: Session, path: bytes, access: Access, *, truncate: bool) -> Opened:
     """Open a file that is there. StatusError; ELOOP for a symbolic link."""
+    return patiently(lambda: _open_existing(session, path, access, truncate=truncate))
+
+
+def patiently(call: Callable[[], _T]) -> _T:
+    """What `call` returns, which opens a file that another client may have to itself for a moment. StatusError."""
+    try:
+        return call()
+    except StatusError as error:
+        if error.status != Status.SHARING_VIOLATION:
+            raise
+    return _AGAIN(call)
+
+
+def _open_existing(session: Session, path: bytes, access: Access, *, truncate: bool) -> Opened:
     reads = access is Access.READ
     bodies = [
         commands.create(path, ACCESS[access], CreateOptions.NON_DIRECTORY),

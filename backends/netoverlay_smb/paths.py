@@ -51,6 +51,22 @@ class PathMap:
                 del self._aliases[next(iter(self._aliases))]
             self._aliases[path] = listed
 
+    def removed(self, path: LayerPath) -> None:
+        """What was at `path` is there no longer: what will be made there has the name that is asked for."""
+        if self._aliases:
+            with self._lock:
+                self._aliases.pop(path, None)
+
+    def renamed(self, old: LayerPath, new: LayerPath) -> None:
+        """What was at `old`, with all below, is now at `new`; the server calls it there as it did what it replaced."""
+        if not self._aliases:
+            return
+        self.removed(old)
+        below = join_path(old, "")
+        with self._lock:
+            for path in [path for path in self._aliases if path.startswith(below)]:
+                self._aliases[join_path(new, path.removeprefix(below))] = self._aliases.pop(path)
+
     def on_server(self, root: str, path: LayerPath) -> bytes:
         """The path on the share whose directory `root` is the layer's. EINVAL, ENAMETOOLONG (names.server_path())."""
         found = names.server_path(root, path)

@@ -31,6 +31,8 @@ _NAME_LENGTH_AT = 96
 _EPOCH_TICKS = 116_444_736_000_000_000
 """1970 in units of 100 ns since 1601 (MS-DTYP 2.3.3)."""
 _ACK_REQUIRED = 1
+_OVERLAP = "the server sent a listing whose entries overlap or lie outside of it"
+"""Such a one would make gigabytes of names out of kilobytes."""
 # As plain numbers where tens of thousands are looked at: an operation on flags costs several times as much.
 _DIRECTORY = int(FileAttributes.DIRECTORY)
 
@@ -126,10 +128,13 @@ def _unpack(layout: struct.Struct, body: bytes, offset: int = 0) -> tuple[Any, .
 
 
 def _part(body: bytes, offset: int, length: int) -> bytes:
-    start = offset - HEADER_BYTES
-    if length and (start < 0 or start + length > len(body)):
+    return _within(body, offset - HEADER_BYTES, length)
+
+
+def _within(whole: bytes, start: int, length: int) -> bytes:
+    if length and (start < 0 or start + length > len(whole)):
         raise ProtocolError("the server sent a reply whose parts lie outside of it")
-    return body[start : start + length] if length else b""
+    return whole[start : start + length] if length else b""
 
 
 def created(body: bytes) -> Created:
@@ -140,14 +145,13 @@ def created(body: bytes) -> Created:
 
 def create_contexts(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """2.2.14.2: names and data of a chain of contexts."""
-    at = 0
     while data:
-        following, name_at, name_bytes, _, data_at, data_bytes = _unpack(_CONTEXT, data, at)
-        name = data[at + name_at : at + name_at + name_bytes]
-        yield name, data[at + data_at : at + data_at + data_bytes] if data_bytes else b""
-        if not following:
-            return
-        at += following
+        following, name_at, name_bytes, _, data_at, data_bytes = _unpack(_CONTEXT, data)
+        entry = data[:following] if following else data
+        if following > len(data) - _CONTEXT.size or 0 < following < _CONTEXT.size:
+            raise ProtocolError("the server sent contexts that overlap or lie outside of their reply")
+        yield _within(entry, name_at, name_bytes), _within(entry, data_at, data_bytes)
+        data = data[following:] if following else b""
 
 
 def read_payload(body: bytes) -> tuple[int, int]:
@@ -196,6 +200,7 @@ def listed(data: bytes) -> list[Listed]:
     """MS-FSCC 2.4.18, FileIdFullDirectoryInformation."""
     found = []
     at = 0
+    end = len(data)
     unpack = _LISTED.unpack_from
     while data:
         try:
@@ -203,6 +208,8 @@ def listed(data: bytes) -> list[Listed]:
         except struct.error as error:
             raise ProtocolError("the server sent a listing that ends in the middle of an entry") from error
         following, _, _, accessed, modified, changed, size, allocated, attributes, length, tag, _, number = fields
+        if at + 80 + length > end or 0 < following < 80 + length:
+            raise ProtocolError(_OVERLAP)
         name = decode_utf16(data[at + 80 : at + 80 + length])
         facts = FileFacts(to_ns(modified), to_ns(accessed), to_ns(changed), size, allocated, attributes, number, None)
         found.append(Listed(name, facts, tag, 0))
@@ -223,6 +230,8 @@ def listed_with_modes(data: bytes) -> list[Listed]:
         fields = _unpack(_LISTED_BOTH, data, at)
         following, _, _, accessed, modified, changed, size, allocated, attributes, length, tag = fields[:11]
         mode, number = fields[13:]
+        if at + 104 + length > len(data) or 0 < following < 104 + length:
+            raise ProtocolError(_OVERLAP)
         name = decode_utf16(data[at + 104 : at + 104 + length])
         facts = FileFacts(to_ns(modified), to_ns(accessed), to_ns(changed), size, allocated, attributes, number, None)
         found.append(Listed(name, facts, tag, mode))

@@ -8,13 +8,15 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from netoverlay.backend_api import LayerUrl, UnavailableError
+from netoverlay.backend_api.pieces import Window
 from netoverlay_smb import dfs
 from netoverlay_smb.commands import Body
 from netoverlay_smb.credentials import resolve
-from netoverlay_smb.engine import Engine, Link, Request
+from netoverlay_smb.engine import Engine, Request
 from netoverlay_smb.errors import StatusError, describe, describe_status
 from netoverlay_smb.handshake import take_over
 from netoverlay_smb.options import SmbOptions
+from netoverlay_smb.outgoing import Link
 from netoverlay_smb.protocol import ProtocolError
 from netoverlay_smb.status import CONNECTION_LOST, Status
 
@@ -32,8 +34,11 @@ class Session:
         self.link = link
         self.root = root
         """Its path on the share, as names.server_path() makes them."""
-        self.round_trip = 0.0
-        """Seconds, measured when it was found out what the share can do."""
+        self.reading, self.writing = Window(), Window()
+
+    def note_round_trip(self, seconds: float) -> None:
+        """How far the server is away."""
+        self.reading, self.writing = Window(seconds), Window(seconds)
 
     @property
     def broken(self) -> bool:
@@ -92,10 +97,10 @@ def connect(url: LayerUrl, options: SmbOptions, deadline: float) -> Session:
     place = dfs.find(url, credentials, options, started_at + deadline)
     try:
         link = take_over(place.login, place.tree, deadline)
+        session = Session(link, place.root, deadline)
     except BaseException:
         place.login.close()
         raise
-    session = Session(link, place.root, deadline)
     protection = link.sealer or link.signer
     _log.info(
         "%s: connected in %.2f s, SMB %x, %s",

@@ -12,16 +12,8 @@ from netoverlay_smb.status import Status
 
 PIECE_BYTES = 512 << 10
 """A larger one costs both sides fresh memory each time: measured, half as fast again as a mebibyte."""
-NEAR_DEPTH = 32
-FAR_DEPTH = 64
 _FEWEST_PIECES = 8
 """In flight, where a server grants few credits: smaller ones then."""
-FAR_SECONDS = 0.005
-"""The round trip from which more must be in flight to fill the line."""
-
-
-def _depth(session: Session) -> int:
-    return FAR_DEPTH if session.round_trip >= FAR_SECONDS else NEAR_DEPTH
 
 
 def _piece(session: Session, server_limit: int) -> int:
@@ -40,7 +32,7 @@ def read_into(session: Session, handle: bytes, offset: int, buffer: memoryview) 
     return read_in_pieces(
         buffer,
         piece,
-        _depth(session),
+        session.reading,
         lambda start, part: _submit_read(session, handle, offset + start, part),
         lambda request, _start, _part: _filled(session, request),
         session.engine.wait,
@@ -62,7 +54,7 @@ def write(session: Session, handle: bytes, offset: int, data: memoryview) -> Non
     write_in_pieces(
         data,
         piece,
-        _depth(session),
+        session.writing,
         lambda start, part: session.submit(commands.write(handle, offset + start, part))[0],
         lambda request, size: _written(session, size, request),
     )

@@ -14,7 +14,6 @@ import abc
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -59,7 +58,10 @@ class LeaderFollower(abc.ABC):
         self._deadline = deadline
         self._lock = threading.Lock()
         self._led = False
-        self._followers: deque[Awaited] = deque()
+        self._followers: dict[Awaited, None] = {}
+        """Those that wait while another thread receives, in the order in which they came."""
+        self._joined = 0
+        """How many have ever followed."""
         self._broken: str | None = None
         self._probed_at = 0.0
 
@@ -78,7 +80,8 @@ class LeaderFollower(abc.ABC):
                 self._led = True
             elif self._broken is None:
                 awaited.waker = queue.SimpleQueue()
-                self._followers.append(awaited)
+                self._followers[awaited] = None
+                self._joined += 1
         if leads or self._follow(awaited):
             self._lead(awaited)
         if not awaited.done:
@@ -102,16 +105,26 @@ class LeaderFollower(abc.ABC):
         """Wait until it is there, or it is this thread's turn to lead (True)."""
         waker = awaited.waker
         if waker is None or awaited.done:
+            self._leave(awaited)
             return False
         try:
             waker.get(timeout=max(0.0, awaited.expires_at - time.monotonic()))
         except queue.Empty:
-            with self._lock:
-                if awaited in self._followers:
-                    self._followers.remove(awaited)
+            self._leave(awaited)
             if not awaited.promoted:
                 self._overdue(awaited)
+        except BaseException:  # of a signal handler, say: nobody must wait for this thread to lead
+            self._leave(awaited)
+            if awaited.promoted:
+                self._hand_over()
+            raise
+        else:
+            self._leave(awaited)
         return awaited.promoted
+
+    def _leave(self, awaited: Awaited) -> None:
+        with self._lock:
+            self._followers.pop(awaited, None)
 
     def _lead(self, awaited: Awaited) -> None:
         with self._leading():
@@ -126,8 +139,9 @@ class LeaderFollower(abc.ABC):
             if self._led or self._broken is not None:
                 return
             self._led = True
+            joined = self._joined
         with self._leading():
-            while not self.broken and not self._followers:
+            while not self.broken and self._joined == joined:
                 self._receive(time.monotonic() + TICK_SECONDS)
 
     @contextmanager
@@ -145,7 +159,8 @@ class LeaderFollower(abc.ABC):
     def _hand_over(self) -> None:
         with self._lock:
             while self._followers:
-                follower = self._followers.popleft()
+                follower = next(iter(self._followers))
+                del self._followers[follower]
                 if not follower.done and follower.waker is not None:
                     follower.promoted = True
                     follower.waker.put(None)

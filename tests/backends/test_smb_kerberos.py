@@ -6,23 +6,21 @@ import getpass
 import socket
 import sys
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from smbprotocol.connection import Connection
-from smbprotocol.session import Session
-from smbprotocol.tree import TreeConnect
 
-from netoverlay.backend_api import LayerSetupError, UnavailableError, parse_url
+from netoverlay.backend_api import Access, LayerSetupError, UnavailableError, parse_url
+from netoverlay_smb import PLUGIN, SmbOptions
 from netoverlay_smb.credentials import Credentials, resolve
-from netoverlay_smb.options import SmbOptions
+from netoverlay_smb.session import Session
 from tests.servers.kdc import REALM, Kdc
 from tests.servers.smbd import SmbServer
 
 DEADLINE = 10.0
 PASSWORD = "correct horse battery staple"
+CONTENT = b"what the file holds"
 STRANGER = "stranger"
 """Whom the realm knows, and the server does not."""
 
@@ -40,6 +38,7 @@ def kdc(tmp_path_factory) -> Iterator[Kdc]:
 def server(kdc, tmp_path_factory) -> Iterator[SmbServer]:
     directory = tmp_path_factory.mktemp("kerberized")
     (directory / "base").mkdir()
+    (directory / "base" / "file").write_bytes(CONTENT)
     with SmbServer(directory / "smbd", {"base": directory / "base"}, settings=kdc.samba_settings()) as running:
         yield running
 
@@ -68,23 +67,14 @@ def ticket(url: str, deadline: float = DEADLINE) -> Credentials:
     return resolve(parse_url(url), SmbOptions(auth="kerberos"), deadline)
 
 
-def login(url: str, *, encrypt: bool = False) -> Session:
-    """Log in, and enter the share."""
-    # TODO of the backend's wiring: PLUGIN.create(parse_url(url), SmbOptions(auth="kerberos"), DEADLINE), connect() and
-    # list_dir(""), as in test_sftp_login.py; until then smbprotocol alone, with what resolve() found.
-    where = parse_url(url)
-    found = ticket(url)
-    connection = Connection(uuid.uuid4(), where.host, where.port)
-    connection.connect(timeout=DEADLINE)
-    try:
-        session = Session(
-            connection, found.principal, found.password, require_encryption=encrypt, auth_protocol=found.protocol
-        )
-        session.connect()
-        TreeConnect(session, rf"\\{where.host}\base").connect()
-    finally:
-        connection.disconnect(close=True)
-    return session
+def login(url: str, deadline: float = DEADLINE, **options: object) -> Session:
+    """Connect, and look at the root to see that it works; what the login has led to."""
+    with PLUGIN.create(parse_url(url), SmbOptions(auth="kerberos", **options), deadline) as backend:
+        backend.connect()
+        assert [entry.name for entry in backend.list_dir("")] == ["file"]
+        with backend.open("file", Access.READ) as file:
+            assert file.read_at(0, 100) == CONTENT
+        return backend._connector.session()
 
 
 def refusal(url: str, error: type[OSError] = LayerSetupError, deadline: float = DEADLINE) -> str:
@@ -95,11 +85,59 @@ def refusal(url: str, error: type[OSError] = LayerSetupError, deadline: float = 
     return said
 
 
-@pytest.mark.parametrize("encrypt", [False, True], ids=["signed", "encrypted"])
-def test_the_ticket_of_the_cache(server, logged_in, encrypt):
-    session = login(url_of(server), encrypt=encrypt)
-    assert session.encrypt_data is encrypt
-    assert session.signing_key
+def test_the_ticket_of_the_cache(server, logged_in):
+    link = login(url_of(server)).link
+    assert link.signer is not None
+    assert link.sealer is None
+
+
+def test_what_is_encrypted_by_a_key_of_the_ticket(server, logged_in):
+    link = login(url_of(server), encrypt=True).link
+    assert link.sealer is not None
+    assert link.sealer.name == "AES-128-GCM"
+
+
+def test_what_is_neither_signed_nor_encrypted(server, logged_in):
+    link = login(url_of(server), sign=False).link
+    assert link.signer is None
+    assert link.sealer is None
+
+
+@pytest.mark.parametrize("cipher", ["AES-256-GCM", "AES-256-CCM"])
+def test_ciphers_with_the_whole_key_of_the_ticket(kdc, logged_in, tmp_path, cipher):
+    """Whose keys are made of more of the session's than those of the others."""
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "file").write_bytes(CONTENT)
+    settings = [*kdc.samba_settings(), f"server smb3 encryption algorithms = {cipher}"]
+    with SmbServer(tmp_path / "smbd", {"base": tmp_path / "base"}, settings=settings) as strict:
+        link = login(url_of(strict), encrypt=True).link
+    assert link.sealer is not None
+    assert link.sealer.name == cipher
+
+
+@pytest.mark.parametrize("dialect", ["SMB2_10", "SMB3_00", "SMB3_02"])
+def test_older_dialects(kdc, logged_in, tmp_path, dialect):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "file").write_bytes(CONTENT)
+    settings = [*kdc.samba_settings(), f"server max protocol = {dialect}"]
+    with SmbServer(tmp_path / "smbd", {"base": tmp_path / "base"}, settings=settings) as older:
+        assert login(url_of(older)).link.signer is not None
+
+
+def test_who_has_a_ticket_and_is_unknown_to_the_server(server, kdc, tickets):
+    kdc.kinit(STRANGER, PASSWORD, cache=tickets)
+    with pytest.raises(LayerSetupError) as caught:
+        login(url_of(server))
+    assert "\n" not in str(caught.value)
+    assert "the login was refused" in str(caught.value)
+
+
+def test_a_layer_that_connects_again_with_its_ticket(server, logged_in):
+    with PLUGIN.create(parse_url(url_of(server)), SmbOptions(auth="kerberos"), DEADLINE) as backend:
+        backend.connect()
+        with backend.open("file", Access.READ_WRITE) as file:
+            backend._connector.session().engine.fail("the test says so")
+            assert file.read_at(0, 100) == CONTENT
 
 
 @pytest.mark.parametrize("form", ["{user}@", f"{REALM};{{user}}@", f"{{user}}@{REALM}@", f"{{user}}%40{REALM}@"])
