@@ -25,8 +25,9 @@ def call(function: Call) -> Call:
     return function
 
 
-def plant(top: str, *, links: bool) -> None:
-    """One part: small, but with every kind of file. Without `links` two names of one file are two files."""
+def plant(top: str, *, links: bool, special: bool) -> None:
+    """One part: small, but with every kind of file. Without `links` two names of one file are two files; without
+    `special` there are no FIFOs and set-id bits."""
     os.makedirs(f"{top}/dir/sub")
     for name, data in (("file", b"content\n"), ("other", b"other\n"), ("dir/a", b"a"), ("dir/sub/b", b"b")):
         with open(f"{top}/{name}", "wb") as file:
@@ -35,8 +36,9 @@ def plant(top: str, *, links: bool) -> None:
     os.symlink("file", f"{top}/link")
     os.symlink("nowhere", f"{top}/dangling")
     (os.link if links else shutil.copy)(f"{top}/file", f"{top}/hard")
-    os.mkfifo(f"{top}/fifo")
-    os.chmod(f"{top}/other", 0o6755)
+    if special:
+        os.mkfifo(f"{top}/fifo")
+    os.chmod(f"{top}/other", 0o6755 if special else 0o755)
     for directory, names, files in os.walk(top, topdown=False):
         for name in [*names, *files, "."]:
             os.utime(f"{directory}/{name}", (1_500_000_000, 1_500_000_000), follow_symlinks=False)
@@ -450,4 +452,8 @@ if __name__ == "__main__":
     if command == "call":
         main(directory)
     for part in CALLS if command == "plant" else ():
-        plant(f"{directory}/{part}", links="--without-links" not in sys.argv)
+        plant(
+            f"{directory}/{part}",
+            links="--without-links" not in sys.argv,
+            special="--without-special" not in sys.argv,
+        )

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
+from netoverlay_smb import symlinks
 from tests.mounted.mounting import OverlayMount, run
 
 CALLS = Path(__file__).with_name("calls.py")
+LIMITS = {
+    "sftp": ["--without-links"],  # it tells no inode numbers, so two names of one file in the base are two files
+    "smb": ["--without-special"],
+}
+
+
+def as_smb_has_links(top: Path) -> None:
+    """Make symbolic links what they are on an SMB server: files of a certain content."""
+    for path in [path for path in top.rglob("*") if path.is_symlink()]:
+        target, times = os.readlink(path), path.lstat()
+        path.unlink()
+        path.write_bytes(symlinks.pack(os.fsencode(target)))
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def test_every_call_gives_what_it_gives_on_a_native_directory(tmp_path: Path, lower, transport: str) -> None:
     base, native = tmp_path / "base", tmp_path / "native"
     for top in (base, native):
         top.mkdir()
-        # SFTP tells no inode numbers, so there two names of one file in the base are two files.
-        run(sys.executable, CALLS, "plant", top, *(["--without-links"] if transport == "sftp" else []))
+        run(sys.executable, CALLS, "plant", top, *LIMITS.get(transport, ()))
+    if transport == "smb":
+        as_smb_has_links(base)
     expected = json.loads(run(sys.executable, CALLS, "call", native))
     with OverlayMount(tmp_path / "m", lower(base), tables="[mount]\nallow_other = true\n") as mount:
         given = json.loads(run(sys.executable, CALLS, "call", mount.path))
