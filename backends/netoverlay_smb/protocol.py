@@ -10,22 +10,10 @@ class ProtocolError(Exception):
     """The server sent what is no proper SMB2."""
 
 
-class Dialect(enum.IntEnum):
-    """MS-SMB2 2.2.4, DialectRevision."""
-
-    SMB_2_0_2 = 0x0202
-    SMB_2_1 = 0x0210
-    SMB_3_0 = 0x0300
-    SMB_3_0_2 = 0x0302
-    SMB_3_1_1 = 0x0311
-
-
 class Command(enum.IntEnum):
     """MS-SMB2 2.2.1.1."""
 
     LOGOFF = 2
-    TREE_CONNECT = 3
-    TREE_DISCONNECT = 4
     CREATE = 5
     CLOSE = 6
     FLUSH = 7
@@ -47,7 +35,6 @@ class HeaderFlags(enum.IntFlag):
     ASYNC = 0x2
     RELATED = 0x4
     SIGNED = 0x8
-    DFS = 0x1000_0000
 
 
 class FileAccess(enum.IntFlag):
@@ -86,7 +73,6 @@ class FileAttributes(enum.IntFlag):
     READONLY = 0x1
     DIRECTORY = 0x10
     NORMAL = 0x80
-    SPARSE = 0x200
     REPARSE_POINT = 0x400
 
 
@@ -142,15 +128,11 @@ class VolumeFlags(enum.IntFlag):
     """MS-FSCC 2.5.1, FileSystemAttributes."""
 
     SPARSE_FILES = 0x40
-    REPARSE_POINTS = 0x80
-    READ_ONLY = 0x8_0000
-    EXTENDED_ATTRIBUTES = 0x80_0000
 
 
 class Control(enum.IntEnum):
     """Control codes of IOCTL (MS-FSCC 2.3, MS-SMB2 2.2.31)."""
 
-    DFS_GET_REFERRALS = 0x6_0194
     SET_SPARSE = 0x9_00C4
     GET_REPARSE_POINT = 0x9_00A8
     QUERY_ALLOCATED_RANGES = 0x9_40CF

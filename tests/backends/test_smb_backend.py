@@ -10,6 +10,7 @@ import random
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -34,10 +35,10 @@ from netoverlay.backend_api import (
     XattrMode,
     parse_url,
 )
-from netoverlay_smb import PLUGIN, SmbBackend, SmbOptions, commands, extended_attributes, replies, symlinks
-from netoverlay_smb.handles import GENERIC_READ
+from netoverlay_smb import PLUGIN, SmbBackend, SmbOptions, commands, extended_attributes, names, replies, symlinks
+from netoverlay_smb.handles import GENERIC_READ, GENERIC_WRITE
 from netoverlay_smb.listing import HIDDEN_PREFIX
-from netoverlay_smb.protocol import Command, CreateOptions
+from netoverlay_smb.protocol import Command, CreateOptions, LeaseState, OplockLevel
 from tests.backends.smb_layer import connected, smb_backend
 from tests.servers.processes import required_program
 from tests.servers.proxy import Proxy
@@ -450,6 +451,45 @@ def test_what_we_have_open_blocks_nobody(smbd, backend, tmp_path, access):
     for file in files:
         file.close()
     assert names_in(backend) == ["a", "local"]
+
+
+WATCHING_SECONDS = 1.5
+"""After which the engine's own thread receives, if nothing was asked meanwhile."""
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+@pytest.mark.parametrize("kind", ["oplock", "lease"])
+def test_what_the_server_breaks_is_given_up_at_once(smbd, backend, tmp_path, kind, busy):
+    """The server would hold the other one up for 35 s; that one waits for PATIENCE at most."""
+    (tmp_path / "file").write_bytes(b"content")
+    session = backend._connector.session()
+    path = names.encode_utf16(names.server_path(session.root, "file"))
+    asked: dict[str, object] = {"oplock": OplockLevel.BATCH}
+    if kind == "lease":
+        every = LeaseState.READ | LeaseState.HANDLE | LeaseState.WRITE
+        asked = {"oplock": OplockLevel.LEASE, "contexts": commands.lease_context(os.urandom(16), every)}
+    access = GENERIC_READ | GENERIC_WRITE
+    request = session.submit(commands.create(path, access, CreateOptions.NON_DIRECTORY, **asked))[0]
+    created = replies.created(session.expect(request))
+    assert created.oplock == asked["oplock"], "the server must have granted it"
+    ended = threading.Event()
+
+    def look_on() -> None:
+        while not ended.is_set():
+            backend.stat("file")
+
+    with connected(smbd, tmp_path, deadline=PATIENCE) as other, ThreadPoolExecutor(1) as pool:
+        if busy:
+            pool.submit(look_on)
+        else:
+            time.sleep(WATCHING_SECONDS)
+        try:
+            with other.open("file", Access.READ_WRITE) as file:
+                file.write_at(0, b"another")
+        finally:
+            ended.set()
+    assert read_file(backend, "file") == b"another"
+    session.call(commands.close(created.handle))
 
 
 # The attribute READONLY.
