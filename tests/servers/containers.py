@@ -42,7 +42,8 @@ class Container:
         """Run `command` in the image of `program`."""
         self._name = f"netoverlay-{program}-{secrets.token_hex(6)}"
         words = [ENGINE, "run", "--rm", "--name", self._name, "--label", f"netoverlay-tests={RUN}"]
-        words += ["--network", "host", "--workdir", "/", *_identity()]
+        # The process ids are those of this machine, which is what smbstatus goes by.
+        words += ["--network", "host", "--pid", "host", "--workdir", "/", *_identity()]
         for path in _outermost([Path(tempfile.gettempdir()), directory, *trees]):
             # Not what is mounted below: a container that held a test's mount would keep it from ending.
             words += ["--mount", f"type=bind,source={path},target={path},bind-nonrecursive"]
