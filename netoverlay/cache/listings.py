@@ -308,7 +308,8 @@ class Listings:
             if listing is self._root and listing.expires <= time.monotonic():
                 return Answer.ASK
             return stat
-        return Answer.ABSENT if stat is Answer.ABSENT and self.exact_names else Answer.ASK
+        # Also where the layer would find the file by another spelling: a name is what is listed, as on Linux.
+        return Answer.ABSENT if stat is Answer.ABSENT else Answer.ASK
 
     def _is_doubtful(self, listing: Listing, directory: LayerPath, name: str, stat: FileStat) -> bool:
         """Whether the file may have changed through another of its names since it was listed."""

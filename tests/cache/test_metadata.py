@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from netoverlay.backend_api import Access, AttributeChange, NotSupportedError, UnavailableError
+from netoverlay.backend_api import Access, AttributeChange, FileType, NotSupportedError, UnavailableError
 from netoverlay.backend_api.waiting import set_hooks
 from netoverlay.cache import listings
 from netoverlay.cache.metadata import MetadataCache
@@ -384,11 +384,13 @@ def test_space_usage_is_asked_once_a_second(memory):
     assert watched.count(Operation.SPACE_USAGE) <= 2
 
 
-def test_names_that_differ_in_case_are_asked_for_where_they_are_one():
+def test_a_name_in_another_case_than_listed_is_not_there():
+    """Whatever a layer that does not tell cases apart would find: and without asking it."""
     capabilities = dataclasses.replace(ALL_CAPABILITIES, case_sensitive=False)
     watched, cache = cached(MemoryBackend(capabilities))
     cache.mkdir("d", 0o755)
-    cache.list_dir("")
-    with pytest.raises(FileNotFoundError):
-        cache.stat("D")
-    assert watched.calls[Operation.STAT, "D"] == 1
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError):
+            cache.stat("D")
+    assert cache.stat("d").type is FileType.DIRECTORY
+    assert watched.calls[Operation.STAT, "D"] == 0
