@@ -18,7 +18,7 @@ from netoverlay.config.errors import ConfigError
 T = TypeVar("T")
 
 TOML_TYPES = {
-    "array": "an array of tables ([[...]])",
+    "array": "an array ([...], or [[...]] of tables)",
     "bool": "true or false",
     "float": "a number",
     "int": "a whole number",

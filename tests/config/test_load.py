@@ -97,7 +97,10 @@ REFUSED = {
         '[lower]\nurl = "/usr"\n',
         "lower: write [[lower]] in double brackets, for there may be several",
     ),
-    "lower is a string": ('lower = "/usr"\n', "lower: write an array of tables ([[...]]), not a string in quotes"),
+    "lower is a string": (
+        'lower = "/usr"\n',
+        "lower: write an array ([...], or [[...]] of tables), not a string in quotes",
+    ),
     "not TOML": (
         "[[lower]]\nurl = /usr\n",
         "not TOML: Invalid value (at line 2, column 7)",
@@ -158,6 +161,10 @@ REFUSED = {
     "unknown scheme": (
         '[[lower]]\nurl = "gopher://host/share"\n',
         "lower[0].url: no backend for gopher:// is installed (there is: file, sftp, smb)",
+    ),
+    "an option that is a list": (
+        '[[lower]]\nurl = "smb://host/share"\npassword_command = "pass show nas"\n',
+        "lower[0].password_command: write an array ([...], or [[...]] of tables), not a string in quotes",
     ),
     "backend's option": (
         '[[lower]]\nurl = "sftp://host/srv"\nidentity_file = 3\n',
