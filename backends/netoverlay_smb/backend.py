@@ -99,7 +99,7 @@ class SmbBackend(Backend):
         try:
             found = facts.find_out(session, self._facts, modes_from_server=self._options.permissions == "server")
         except StatusError as error:
-            problem = diagnosis.of_path(session, error, self._at(session, ""), "stat")
+            problem = diagnosis.of_root(session, error, self._at(session, ""), "stat")
             raise self._unusable(f"the directory cannot be used: {problem.strerror}", problem.errno or 0) from error
         if not found.is_directory:
             raise self._unusable("the path is no directory", errno.ENOTDIR)

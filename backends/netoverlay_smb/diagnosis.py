@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from netoverlay.backend_api import os_error
+from netoverlay.backend_api import UnavailableError, os_error
 from netoverlay_smb import commands, names
 from netoverlay_smb.commands import Body
 from netoverlay_smb.errors import StatusError, status_error
@@ -15,11 +15,20 @@ from netoverlay_smb.replies import created
 from netoverlay_smb.session import Session
 from netoverlay_smb.status import Status
 
+_MISSING_STATUSES = frozenset({Status.OBJECT_NAME_NOT_FOUND, Status.OBJECT_PATH_NOT_FOUND, Status.NO_SUCH_FILE})
 _PATH_MISSING = frozenset({Status.OBJECT_PATH_NOT_FOUND, Status.OBJECT_PATH_INVALID, Status.NOT_A_DIRECTORY})
 
 
 def of_path(session: Session, error: StatusError, path: bytes, operation: str) -> OSError:
     """A refusal to do something with what stands at `path` (UTF-16)."""
+    if error.status in _MISSING_STATUSES and kind_of(session, names.encode_utf16(session.root)) is None:
+        # With the root everything is missing, and nothing is known to be absent.
+        return UnavailableError(f"{session.link.server}: the layer's directory is not there any more")
+    return of_root(session, error, path, operation)
+
+
+def of_root(session: Session, error: StatusError, path: bytes, operation: str) -> OSError:
+    """As of_path(), where `path` is the layer's root itself, before anything is known of it."""
     shown = names.decode_utf16(path)
     if error.status == Status.OBJECT_NAME_INVALID:
         # Such a name cannot be there; but one that is too long for the server is said to be so.

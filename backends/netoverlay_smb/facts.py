@@ -108,7 +108,8 @@ def _is_case_sensitive(session: Session) -> bool:
     """
     for name in _names_to_try(session):
         directory, separator, last = name.rpartition("\\")
-        swapped = last.swapcase()
+        # Not all letters come back as they were.
+        swapped = "".join(each.swapcase() if each.swapcase().swapcase() == each else each for each in last)
         if swapped != last and (original := _id_of(session, name)) is not None:
             return _id_of(session, f"{directory}{separator}{swapped}") != original
     return False

@@ -60,7 +60,9 @@ class SmbFile(BackendFile):
         if is_all:
             return done
         with self._borrow("read") as handle:
-            return done + transfer.read_into(handle.session, handle.raw, offset + done, target[done:])
+            return done + transfer.read_into(
+                handle.session, handle.raw, offset + done, target[done:], self._file.seen.size
+            )
 
     def _read_beginning(self, offset: int, target: memoryview) -> tuple[int, bool]:
         """Read what came with opening the file, if it can be trusted still: the count, and whether that is all."""

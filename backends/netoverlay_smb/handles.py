@@ -1,7 +1,7 @@
 """The handles of open files at an SMB server (how files keep and lose them is in netoverlay.backend_api.open_files).
 
-That a file which is opened again is the same one is told by its file id; where a server has none, by its size and time
-of change, unless it was changed through this backend in between.
+That a file which is opened again is the same one is told by its file id, where the server has one, and by its size and
+time of change, unless it was changed through this backend in between.
 """
 
 from __future__ import annotations
@@ -118,15 +118,19 @@ class SmbHandles(HandleTable[SmbOpenFile, ServerHandle]):
             raise status_error(error, names.decode_utf16(path), "open") from error
         try:
             found = look.all_of(session, asking)
-        except StatusError as error:
-            self._unused(handle)
-            raise status_error(error, names.decode_utf16(path), "open") from error
+        except BaseException as error:
+            if not session.broken:
+                self._unused(handle)
+            if isinstance(error, StatusError):
+                raise status_error(error, names.decode_utf16(path), "open") from error
+            raise
         if not self._is_same(file, path, found):
             self._unused(handle)
             return None
         return handle
 
     def _is_same(self, file: SmbOpenFile, path: bytes, found: FileFacts) -> bool:
-        if file.seen.file_id or found.file_id:
-            return file.seen.file_id == found.file_id
-        return self._was_changed(path) or (file.seen.size, file.seen.mtime_ns) == (found.size, found.mtime_ns)
+        # The id alone would not do: servers give the number of a removed file to the next one. Nor would the time of
+        # creation: Samba makes one up for what was made on its own disk, and another one later.
+        unchanged = (file.seen.size, file.seen.mtime_ns) == (found.size, found.mtime_ns)
+        return file.seen.file_id == found.file_id and (unchanged or self._was_changed(path))

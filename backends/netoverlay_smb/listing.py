@@ -105,11 +105,12 @@ class Lister:
             try:
                 name, found = self._answers(session, path, entry, requests)
             except StatusError as error:
-                if error.status not in _VANISHED:
-                    raise
-                if names.may_be_short(entry.name):
-                    self._paths.warn_of_short_name(directory, entry.name)
-                continue
+                if error.status in _VANISHED:
+                    if names.may_be_short(entry.name):
+                        self._paths.warn_of_short_name(directory, entry.name)
+                    continue
+                # One odd file must not hide the others: what the listing itself tells of it will have to do.
+                name, found = names.from_server(entry.name), Look(entry.facts, NOTHING_TOLD, None)
             if not names.is_usable(name):
                 continue
             if names.to_server(name) != entry.name:
@@ -120,7 +121,7 @@ class Lister:
         link = _is_mfsymlink(entry)
         access = self._access | FileAccess.READ_DATA if link else self._access
         bodies = [commands.create(path, access, _ANYTHING)]
-        if names.may_be_short(entry.name):
+        if self._secured or names.may_be_short(entry.name):
             bodies.append(commands.query_file(InfoClass.ALL))
         if self._secured:
             bodies.append(commands.query_security())
@@ -138,15 +139,19 @@ class Lister:
         if opening.status == Status.PATH_NOT_COVERED:  # a link of a distributed file system, which leads elsewhere
             return name, Look(entry.facts, NOTHING_TOLD, None)
         session.expect(opening)
-        if names.may_be_short(entry.name):
-            name = _true_name(session, path, answers.pop(0)) or name
+        facts = entry.facts
+        if self._secured or names.may_be_short(entry.name):
+            asking = answers.pop(0)
+            facts = facts._replace(nlink=look.all_of(session, asking).nlink)
+            if names.may_be_short(entry.name):
+                name = _true_name(session, path, asking) or name
         owner = look.ownership(session, answers.pop(0)) if self._secured else NOTHING_TOLD
         link = None
         if _is_mfsymlink(entry):
             link = look.link_in(session, opening, answers.pop(0))
         elif look.may_be_link(entry.facts):
             link = look.reparse_target(session, join(path, entry.name))
-        return name, Look(entry.facts, owner, link)
+        return name, Look(facts, owner, link)
 
     def _ask_for_less(self, session: Session, path: bytes, entry: Listed) -> tuple[str, Look]:
         """As _answers(), of what may be looked at, at most. That much is as good as granted with the listing."""
@@ -205,11 +210,9 @@ def _bodies(session: Session, in_flight: deque[Request], more: Body) -> Iterator
         request = in_flight.popleft()
         session.engine.wait(request)
         if request.status in (Status.NO_MORE_FILES, Status.NO_SUCH_FILE):
-            ended = True
+            ended = True  # a server may have answered the one before this one later
             continue
-        body = session.expect(request)
-        if ended:
-            continue
-        yield body
-        while not in_flight or (len(in_flight) < _MORE_DEPTH and in_flight[0].message_id != request.message_id + 1):
+        yield session.expect(request)
+        may_be_first = in_flight and in_flight[0].message_id == request.message_id + 1  # the second of the compound
+        while not ended and len(in_flight) < (1 if may_be_first else _MORE_DEPTH):
             in_flight += session.submit(more)

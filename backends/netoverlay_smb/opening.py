@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
@@ -50,7 +51,18 @@ def create(session: Session, path: bytes, access: Access, *, sparse: bool) -> Op
         bodies.append(commands.control(Control.SET_SPARSE, reply_bytes=0))
     opening, asking, *_ = session.submit(*bodies)
     handle = ServerHandle(session, session.parse(replies.created, session.expect(opening)).handle)
-    return Opened(handle, _facts(handle, asking), None)
+    with _closed_on_failure(handle):
+        return Opened(handle, _facts(handle, asking), None)
+
+
+@contextmanager
+def _closed_on_failure(handle: ServerHandle) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        if not handle.session.broken:
+            handle.session.forget(commands.close(handle.raw))
+        raise
 
 
 def open_existing(session: Session, path: bytes, access: Access, *, truncate: bool) -> Opened:
@@ -78,17 +90,13 @@ def _open_existing(session: Session, path: bytes, access: Access, *, truncate: b
         bodies.append(commands.read(PREVIOUS_HANDLE, 0, BEGINNING_BYTES))
     opening, asking, *reading = session.submit(*bodies)
     handle = ServerHandle(session, session.parse(replies.created, session.expect(opening)).handle)
-    try:
+    with _closed_on_failure(handle):
         facts = _facts(handle, asking)
         beginning = _beginning(session, reading[0]) if reading else None
         if look.may_be_link(facts) and _is_link(session, path, facts, beginning):
             raise os_error(errno.ELOOP, names.decode_utf16(path))
         if truncate:
             session.call(commands.set_size(0, handle.raw))
-    except BaseException:
-        if not session.broken:
-            session.forget(commands.close(handle.raw))
-        raise
     return Opened(handle, facts, beginning)
 
 

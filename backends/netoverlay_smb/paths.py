@@ -9,7 +9,7 @@ from netoverlay.backend_api import LayerPath, join_path
 from netoverlay_smb import names
 
 SEPARATOR = names.encode_utf16("\\")
-MAX_ALIASES = 10_000
+MAX_ALIASES = 200_000
 
 _log = logging.getLogger(__name__)
 

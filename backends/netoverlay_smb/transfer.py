@@ -24,19 +24,33 @@ def _piece(session: Session, server_limit: int) -> int:
     return min(PIECE_BYTES, server_limit, affordable)
 
 
-def read_into(session: Session, handle: bytes, offset: int, buffer: memoryview) -> int:
-    """Fill `buffer` from `offset`; the count is less only at the end of the file. StatusError."""
+def read_into(session: Session, handle: bytes, offset: int, buffer: memoryview, size: int) -> int:
+    """Fill `buffer` from `offset`; the count is less only at the end of the file. StatusError.
+
+    `size` is what the file had when it was opened: a short reply from there on is its end, without asking again.
+    """
     piece = _piece(session, session.link.max_read_bytes)
     if len(buffer) <= piece:
-        return _filled(session, _submit_read(session, handle, offset, buffer)) if buffer else 0
+        filled = _filled(session, _submit_read(session, handle, offset, buffer)) if buffer else 0
+        return _read_rest(session, handle, offset, buffer, filled, size)
     return read_in_pieces(
         buffer,
         piece,
         session.reading,
         lambda start, part: _submit_read(session, handle, offset + start, part),
-        lambda request, _start, _part: _filled(session, request),
+        lambda request, start, part: _read_rest(session, handle, offset + start, part, _filled(session, request), size),
         session.engine.wait,
     )
+
+
+def _read_rest(session: Session, handle: bytes, offset: int, part: memoryview, filled: int, size: int) -> int:
+    """Read until `part`, of which `filled` bytes are there, is full or the file ends. Servers may send less."""
+    while 0 < filled < len(part) and offset + filled < size:
+        count = _filled(session, _submit_read(session, handle, offset + filled, part[filled:]))
+        filled += count
+        if not count:
+            break
+    return filled
 
 
 def _submit_read(session: Session, handle: bytes, offset: int, part: memoryview) -> Request:

@@ -128,6 +128,9 @@ class HandleTable(abc.ABC, Generic[F, H]):
                     borrowed.enter_context(self.borrow(file))
                 except StaleHandleError:
                     continue  # it is lost already, and will say so to whoever uses it
+                except OSError:
+                    if not file.closed:  # by its user, just now
+                        raise
             yield
             with self._lock:
                 for file in files:
@@ -149,9 +152,11 @@ class HandleTable(abc.ABC, Generic[F, H]):
                 with self._lock:
                     handle = self._disown(file)
                 if handle is not None:
-                    self._wait_until_unused(file, patience)
-                    if self._is_usable(handle):
-                        self._close_handle(file, handle)
+                    try:
+                        self._wait_until_unused(file, patience)
+                    finally:  # whoever uses it has it until then, or learns that it is gone
+                        if self._is_usable(handle):
+                            self._close_handle(file, handle)
             yield
 
     def renamed(self, old: bytes, new: bytes) -> None:

@@ -73,7 +73,8 @@ class Lookup:
             return Entry(self._inodes.enter(inode, directory, name), stat)
         lower = None if found.in_upper else found.lowers[0]
         key = None
-        if stat.file_id is not None and stat.nlink != 1:
+        # Only what is known to have other names: an id alone may be that of a file which has been renamed meanwhile.
+        if stat.file_id is not None and stat.nlink is not None and stat.nlink > 1:
             key = FileKey(UPPER_NUMBER if lower is None else lower.layer.number, stat.file_id)
             twin = self._inodes.find(key)
             if twin is not None:

@@ -101,3 +101,19 @@ def test_a_directory_that_cannot_be_merged_does_not_spoil_the_listing(tmp_path: 
         assert "file" in shown
         assert "Input/output error" in shown
         assert sorted(os.listdir(mount.path)) == ["dir", "file", "turning"]
+
+
+def test_files_that_are_renamed_below_keep_their_content(mount, base: Path) -> None:
+    """As logs are that are rotated: neither name shows what is under the other one."""
+    (base / "app.log").write_text("old log\n")
+    (base / "other").write_text("other\n")
+    eventually(lambda: (mount.path / "app.log").exists() and (mount.path / "other").exists())
+    assert (mount.path / "app.log").read_text() == "old log\n"
+    assert (mount.path / "other").read_text() == "other\n"
+    (base / "app.log").rename(base / "app.log.1")
+    (base / "app.log").write_text("new log, and longer\n")
+    (base / "other").rename(base / "renamed")
+    eventually(lambda: "renamed" in os.listdir(mount.path) and not (mount.path / "other").exists())
+    eventually(lambda: (mount.path / "app.log").read_text() == "new log, and longer\n")
+    assert (mount.path / "app.log.1").read_text() == "old log\n"
+    assert (mount.path / "renamed").read_text() == "other\n"
