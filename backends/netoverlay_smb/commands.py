@@ -77,8 +77,12 @@ def create(
     share: int = SHARE_ALL,
     contexts: bytes = b"",
     oplock: OplockLevel = OplockLevel.NONE,
+    through: bool = False,
 ) -> Body:
-    """2.2.13: open or make `path` (UTF-16, from the root of the share); never follow a link that it is itself."""
+    """2.2.13: open or make `path` (UTF-16, from the root of the share), and never follow a link that it is itself.
+
+    `through`: have the server make of a reparse point what it stands for. Only for what is known to be no link.
+    """
     name = path or b"\0\0"
     offset = 0
     if contexts:
@@ -95,7 +99,7 @@ def create(
         0,
         share,
         disposition,
-        int(options) | _OPEN_REPARSE_POINT,
+        int(options) | (0 if through else _OPEN_REPARSE_POINT),
         HEADER_BYTES + _CREATE_BYTES,
         len(path),
         offset,

@@ -14,7 +14,7 @@ from netoverlay.backend_api.open_files import HandleTable, OpenFile
 from netoverlay_smb import commands, look, names, replies
 from netoverlay_smb.errors import StatusError, status_error
 from netoverlay_smb.paths import SEPARATOR
-from netoverlay_smb.protocol import CreateOptions, FileAccess, InfoClass
+from netoverlay_smb.protocol import CreateOptions, FileAccess, FileAttributes, InfoClass
 from netoverlay_smb.replies import FileFacts
 from netoverlay_smb.session import Session
 from netoverlay_smb.status import Status
@@ -68,6 +68,11 @@ class SmbOpenFile(OpenFile[ServerHandle]):
     seen: FileFacts
     """When it was opened."""
 
+    @property
+    def is_reparse_point(self) -> bool:
+        """One that is no link, whose content the server makes of something else (of deduplicated data, say)."""
+        return bool(self.seen.attributes & FileAttributes.REPARSE_POINT)
+
 
 class SmbHandles(HandleTable[SmbOpenFile, ServerHandle]):
     """All open files of a backend."""
@@ -107,7 +112,7 @@ class SmbHandles(HandleTable[SmbOpenFile, ServerHandle]):
     def _reopen_at(self, file: SmbOpenFile, path: bytes) -> ServerHandle | None:
         session = self._session()
         opening, asking = session.submit(
-            commands.create(path, ACCESS[file.access], CreateOptions.NON_DIRECTORY),
+            commands.create(path, ACCESS[file.access], CreateOptions.NON_DIRECTORY, through=file.is_reparse_point),
             commands.query_file(InfoClass.ALL),
         )
         try:

@@ -66,18 +66,20 @@ class Lister:
                 entries.append(DirEntry(name, self._appearance.stat(entry.facts, told)))
         return [*entries, *self._look_at(session, directory, path, unclear)]
 
-    def _read_all(self, session: Session, path: bytes) -> list[Listed]:
+    def _read_all(self, session: Session, path: bytes, *, through: bool = False) -> list[Listed]:
         wanted = InfoClass.ID_BOTH_DIRECTORY if self._with_modes else InfoClass.ID_FULL_DIRECTORY
         parse = replies.listed_with_modes if self._with_modes else replies.listed
         opening, *reading = session.submit(
-            commands.create(path, FileAccess.READ_DATA | LOOK, CreateOptions.DIRECTORY),
+            commands.create(path, FileAccess.READ_DATA | LOOK, CreateOptions.DIRECTORY, through=through),
             commands.query_directory(PREVIOUS_HANDLE, wanted, _FIRST_BYTES, restart=True),
             commands.query_directory(PREVIOUS_HANDLE, wanted, _FIRST_BYTES),
         )
         created = session.parse(replies.created, session.expect(opening))
         try:
-            if created.attributes & FileAttributes.REPARSE_POINT and look.reparse_target(session, path) is not None:
-                raise os_error(errno.ENOTDIR, names.decode_utf16(path))
+            if created.attributes & FileAttributes.REPARSE_POINT and not through:
+                if look.reparse_target(session, path) is not None:
+                    raise os_error(errno.ENOTDIR, names.decode_utf16(path))
+                return self._read_all(session, path, through=True)  # a volume that is mounted there, say
             more = commands.query_directory(created.handle, wanted, _more_bytes(session))
             listed: list[Listed] = []
             for body in _bodies(session, deque(reading), more):

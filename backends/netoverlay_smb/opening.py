@@ -14,7 +14,15 @@ from netoverlay_smb import commands, look, names, replies, symlinks
 from netoverlay_smb.engine import Request
 from netoverlay_smb.errors import StatusError
 from netoverlay_smb.handles import ACCESS, ServerHandle
-from netoverlay_smb.protocol import CREDIT_BYTES, PREVIOUS_HANDLE, Control, CreateOptions, Disposition, InfoClass
+from netoverlay_smb.protocol import (
+    CREDIT_BYTES,
+    PREVIOUS_HANDLE,
+    Control,
+    CreateOptions,
+    Disposition,
+    FileAttributes,
+    InfoClass,
+)
 from netoverlay_smb.replies import FileFacts
 from netoverlay_smb.session import Session
 from netoverlay_smb.status import Status
@@ -80,10 +88,10 @@ def patiently(call: Callable[[], _T]) -> _T:
     return _AGAIN(call)
 
 
-def _open_existing(session: Session, path: bytes, access: Access, *, truncate: bool) -> Opened:
+def _open_existing(session: Session, path: bytes, access: Access, *, truncate: bool, through: bool = False) -> Opened:
     reads = access is Access.READ
     bodies = [
-        commands.create(path, ACCESS[access], CreateOptions.NON_DIRECTORY),
+        commands.create(path, ACCESS[access], CreateOptions.NON_DIRECTORY, through=through),
         commands.query_file(InfoClass.ALL),
     ]
     if reads:
@@ -93,10 +101,14 @@ def _open_existing(session: Session, path: bytes, access: Access, *, truncate: b
     with _closed_on_failure(handle):
         facts = _facts(handle, asking)
         beginning = _beginning(session, reading[0]) if reading else None
-        if look.may_be_link(facts) and _is_link(session, path, facts, beginning):
+        if not through and look.may_be_link(facts) and _is_link(session, path, facts, beginning):
             raise os_error(errno.ELOOP, names.decode_utf16(path))
-        if truncate:
+        is_what_it_stands_for = through or not facts.attributes & FileAttributes.REPARSE_POINT
+        if truncate and is_what_it_stands_for:
             session.call(commands.set_size(0, handle.raw))
+    if not is_what_it_stands_for:
+        session.forget(commands.close(handle.raw))
+        return _open_existing(session, path, access, truncate=truncate, through=True)
     return Opened(handle, facts, beginning)
 
 

@@ -910,3 +910,10 @@ def test_contexts_do_not_overlap(data):
 
 def test_the_handle_of_the_create_before_is_all_ones():
     assert PREVIOUS_HANDLE.hex() == PREVIOUS_HEX
+
+
+def test_a_reparse_point_is_opened_itself_unless_asked_otherwise():
+    """CreateOptions are the bytes 40 to 43: FILE_OPEN_REPARSE_POINT is 0x00200000 (MS-SMB2 2.2.13)."""
+    for through, expected in ((False, "40002000"), (True, "40000000")):
+        body = commands.create(b"a\0", FileAccess.READ_DATA, CreateOptions.NON_DIRECTORY, through=through)
+        assert body.content[40:44].hex() == expected
