@@ -30,8 +30,6 @@ from netoverlay_smb.status import Status
 FRESH_SECONDS = 1.0
 """For so long the beginning of a file that came with opening it is taken for its content."""
 _TWO = struct.Struct("<QQ")
-_BUFFER_TOO_SMALL = 0xC000_0023
-"""STATUS_BUFFER_TOO_SMALL: what Samba says where others tell of the first ranges."""
 _LEAST_WINDOW = 1 << 20
 """With a range for each two blocks the reply has room for this."""
 
@@ -216,7 +214,8 @@ class SmbFile(BackendFile):
                 request = session.submit(asking)[0]
                 body = session.expect(request, Status.BUFFER_OVERFLOW)
             except StatusError as error:
-                if error.status != _BUFFER_TOO_SMALL or window <= _LEAST_WINDOW:
+                # What Samba says where others tell of the first ranges.
+                if error.status != Status.BUFFER_TOO_SMALL or window <= _LEAST_WINDOW:
                     raise
                 self._window = window // 2
                 continue

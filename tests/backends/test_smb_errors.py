@@ -39,6 +39,7 @@ ONLY_EIO = {
     Status.PENDING,
     Status.NOTIFY_ENUM_DIR,
     Status.BUFFER_OVERFLOW,
+    Status.BUFFER_TOO_SMALL,
     Status.NO_MORE_FILES,
     Status.END_OF_FILE,
     # Of a login or a share, never of a file.
