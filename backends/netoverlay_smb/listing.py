@@ -215,6 +215,6 @@ def _bodies(session: Session, in_flight: deque[Request], more: Body) -> Iterator
             ended = True  # a server may have answered the one before this one later
             continue
         yield session.expect(request)
-        may_be_first = in_flight and in_flight[0].message_id == request.message_id + 1  # the second of the compound
-        while not ended and len(in_flight) < (1 if may_be_first else _MORE_DEPTH):
+        compound_goes_on = bool(in_flight) and in_flight[0].message_id == request.message_id + 1
+        while not ended and len(in_flight) < (1 if compound_goes_on else _MORE_DEPTH):
             in_flight += session.submit(more)
