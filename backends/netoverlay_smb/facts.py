@@ -49,9 +49,8 @@ class ShareFacts:
 def find_out(session: Session, known: ShareFacts | None, *, modes_from_server: bool) -> ShareFacts:
     """Look at the root. StatusError if it cannot be looked at. `known` is what another session has found out there."""
     path = names.encode_utf16(session.root)
-    asks_apple = modes_from_server
     started_at = time.monotonic()
-    context = _apple_context() if asks_apple else b""
+    context = _apple_context() if modes_from_server else b""
     requests = session.submit(
         commands.create(path, LOOK, CreateOptions(0), contexts=context),
         commands.query_file(InfoClass.ALL),
@@ -60,14 +59,12 @@ def find_out(session: Session, known: ShareFacts | None, *, modes_from_server: b
     )
     created = session.parse(replies.created, session.expect(requests[0]))
     session.note_round_trip(time.monotonic() - started_at)
-    found = session.expect(requests[1], Status.BUFFER_OVERFLOW)
-    facts = session.parse(replies.all_information, session.parse(replies.info, found))
-    told = session.expect(requests[2], Status.BUFFER_OVERFLOW)
-    volume = session.parse(replies.volume, session.parse(replies.info, told))
+    facts = session.parse(replies.all_information, session.info(requests[1]))
+    volume = session.parse(replies.volume, session.info(requests[2]))
     return ShareFacts(
         is_directory=facts.is_directory,
         has_file_ids=facts.file_id != 0,
-        lists_modes=asks_apple and session.parse(_speaks_apple, created.contexts),
+        lists_modes=modes_from_server and session.parse(_speaks_apple, created.contexts),
         has_attributes=known.has_attributes if known else _has_attributes(session, path),
         has_holes=bool(volume.flags & VolumeFlags.SPARSE_FILES),
         case_sensitive=known.case_sensitive if known else facts.is_directory and _is_case_sensitive(session),
@@ -121,8 +118,7 @@ def _id_of(session: Session, path: str) -> int | None:
     requests = session.engine.call(opening, commands.query_file(InfoClass.ALL), commands.close())
     if requests[0].status != Status.SUCCESS:
         return None
-    found = session.expect(requests[1], Status.BUFFER_OVERFLOW)
-    return session.parse(replies.all_information, session.parse(replies.info, found)).file_id
+    return session.parse(replies.all_information, session.info(requests[1])).file_id
 
 
 def _names_to_try(session: Session) -> Iterator[str]:

@@ -173,8 +173,7 @@ class Lister:
 
 def _true_name(session: Session, directory: bytes, asking: Request) -> str:
     """Of something in a directory, from what was asked of it."""
-    told = session.expect(asking, Status.BUFFER_OVERFLOW)
-    path = session.parse(replies.name_of_all, session.parse(replies.info, told))
+    path = session.parse(replies.name_of_all, session.info(asking))
     return names.from_server(_last_of(session, directory, path))
 
 
@@ -190,8 +189,7 @@ def _last_of(session: Session, directory: bytes, path: str) -> str:
     _, asking, _ = session.engine.call(
         commands.create(directory, LOOK, _ANYTHING), commands.query_file(InfoClass.ALL), commands.close()
     )
-    told = session.expect(asking, Status.BUFFER_OVERFLOW)
-    above = session.parse(replies.name_of_all, session.parse(replies.info, told)).removeprefix("\\")
+    above = session.parse(replies.name_of_all, session.info(asking)).removeprefix("\\")
     return path.removeprefix("\\").removeprefix(above).removeprefix("\\" if above else "")
 
 

@@ -63,8 +63,7 @@ def questions(*, secured: bool) -> list[Body]:
 
 def all_of(session: Session, request: Request) -> FileFacts:
     """The reply to the first question."""
-    found = session.expect(request, Status.BUFFER_OVERFLOW)
-    return session.parse(replies.all_information, session.parse(replies.info, found))
+    return session.parse(replies.all_information, session.info(request))
 
 
 def ownership(session: Session, request: Request) -> Ownership:

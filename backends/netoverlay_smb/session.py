@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from netoverlay.backend_api import LayerUrl, UnavailableError
 from netoverlay.backend_api.pieces import Window
-from netoverlay_smb import dfs
+from netoverlay_smb import dfs, replies
 from netoverlay_smb.commands import Body
 from netoverlay_smb.credentials import resolve
 from netoverlay_smb.engine import Engine, Request
@@ -60,6 +60,10 @@ class Session:
         if status != Status.SUCCESS and status not in allowed:
             raise self.refusal(status)
         return request.body
+
+    def info(self, request: Request) -> bytes:
+        """What QUERY_INFO found; of what is longer than was asked for, the beginning. StatusError."""
+        return self.parse(replies.info, self.expect(request, Status.BUFFER_OVERFLOW))
 
     def refusal(self, status: int) -> StatusError | UnavailableError:
         """What to raise where the server said `status`."""
