@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 import logging
 import stat as stat_bits
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from netoverlay.backend_api import (
     Access,
@@ -26,6 +28,7 @@ from netoverlay.backend_api.waiting import about_to_wait
 from netoverlay.overlay.content import SourceChangedError, copy_content
 from netoverlay.overlay.inodes import DirectoryInode, FileInode, FileKey, Inode, Name
 from netoverlay.overlay.layers import FOR_EVER_NS, LowerPlace, UpperLayer
+from netoverlay.overlay.links import LinkCount, LinkIndex
 from netoverlay.overlay.tree import Tree
 from netoverlay.overlay.whiteouts import PRIVATE_PREFIXES
 from netoverlay.overlay.workspace import Workspace
@@ -39,11 +42,12 @@ COPY_ATTEMPTS = 3
 class CopyUp:
     """Copies inodes of one tree up. Safe to call for what is in the upper already."""
 
-    def __init__(self, tree: Tree, upper: UpperLayer, workspace: Workspace) -> None:
+    def __init__(self, tree: Tree, upper: UpperLayer, workspace: Workspace, index: LinkIndex) -> None:
         self._tree = tree
         self._upper = upper
         self._backend = upper.backend
         self._workspace = workspace
+        self._index = index
 
     def inode(self, inode: Inode) -> None:
         """Bring any inode to the upper, with all that it holds."""
@@ -96,8 +100,27 @@ class CopyUp:
         Precondition: DIRECTORY of `directory` is held, and COPY_UP of the inode is not.
         """
         self.directory(directory)
-        with self._tree.paths.shared():
-            self._backend.link(self._tree.upper_path(inode), join_path(self._tree.upper_path(directory), name))
+        with inode.copy_up_lock, self._tree.paths.exclusive():
+            parent = self._tree.upper_path(directory)
+            with self._times_kept([parent]):
+                if inode.links is None:
+                    self._backend.link(self._tree.upper_path(inode), join_path(parent, name))
+                    return
+                inode.links = self._index.before_taking_over(inode.links)
+                self._backend.link(self._index.path(inode.links), join_path(parent, name))
+                inode.links = self._index.settle(inode.links)
+
+    def before_removal(self, inode: FileInode, stat: FileStat) -> None:
+        """A name of a file, which is shown as `stat`, is about to go. Precondition: COPY_UP and PATHS are held."""
+        if inode.links is not None:
+            inode.links = self._index.before_change(inode.links)
+        elif inode.keys and not inode.in_upper:
+            self._index.note_removed_below(inode.lower_place().layer, stat)
+
+    def after_removal(self, inode: FileInode) -> None:
+        """The name has gone. Precondition: COPY_UP and PATHS are held."""
+        if inode.links is not None:
+            inode.links = self._index.settle(inode.links)
 
     def _directory_locked(self, directory: DirectoryInode) -> None:
         source = directory.lowers[0]
@@ -125,11 +148,14 @@ class CopyUp:
         source = inode.lower_place()
         temporary = self._workspace.temporary()
         opened: BackendFile | None = None
+        links: LinkCount | None = None
         try:
             if inode.type is FileType.REGULAR:
-                opened = self._regular_file(inode, source, temporary, size)
+                opened, stat = self._regular_file(inode, source, temporary, size)
             else:
-                self._special_file(inode, source, temporary)
+                stat = self._special_file(inode, source, temporary)
+            if inode.keys:
+                links = self._index.add(source.layer, stat, temporary, len(inode.names))
             if inode.names:
                 self._publish(temporary, inode.names)
             elif opened is None or not inode.handles:
@@ -140,13 +166,16 @@ class CopyUp:
             if opened is not None:
                 opened.close()
             self._workspace.discard(temporary)
+            if links is not None:
+                self._index.drop(links)
             raise
+        inode.links = links
         self._switch_backing(inode, opened)
 
     def _regular_file(
         self, inode: FileInode, source: LowerPlace, temporary: LayerPath, size: int | None
-    ) -> BackendFile:
-        """Make the copy at `temporary`, complete and on stable storage, and return it open for writing."""
+    ) -> tuple[BackendFile, FileStat]:
+        """Make the copy at `temporary`, complete and on stable storage: it, open for writing, and what it was."""
         target = self._backend.open(temporary, Access.READ_WRITE, create=Creation.EXCLUSIVE, mode=0o600)
         try:
             lower_file = inode.file or source.layer.backend.open(source.path, Access.READ)
@@ -164,7 +193,7 @@ class CopyUp:
         except BaseException:
             target.close()
             raise
-        return target
+        return target, stat
 
     def _copy_unchanged(self, source: BackendFile, target: BackendFile, size: int | None) -> FileStat:
         """Copy a version of the file that is of one piece, although others may be changing it. ESTALE if they go on."""
@@ -181,13 +210,14 @@ class CopyUp:
             target.truncate(0)
         raise OSError(errno.ESTALE, "the file kept changing in its layer while it was copied up")
 
-    def _special_file(self, inode: FileInode, source: LowerPlace, temporary: LayerPath) -> None:
+    def _special_file(self, inode: FileInode, source: LowerPlace, temporary: LayerPath) -> FileStat:
         stat = source.layer.backend.stat(source.path)
         if inode.type is FileType.SYMLINK:
             self._backend.symlink(temporary, source.layer.backend.readlink(source.path))
         else:
             self._backend.mknod(temporary, inode.type, 0o600, stat.rdev or 0)
         self._copy_attributes(temporary, stat, source, inode)
+        return stat
 
     def _copy_attributes(self, path: LayerPath, stat: FileStat, source: LowerPlace, inode: Inode) -> None:
         """Owner before xattrs, for a change of owner drops capabilities; the mode last, for it may forbid the rest."""
@@ -233,23 +263,32 @@ class CopyUp:
         with self._tree.paths.exclusive():
             parents = [self._tree.upper_path(directory) for directory, _ in names]
             paths = [join_path(parent, name) for parent, (_, name) in zip(parents, names, strict=True)]
-            times = [self._backend.stat(parent) for parent in parents]
-            linked: list[LayerPath] = []
-            try:
-                for path in paths[1:]:
-                    self._backend.link(temporary, path)
-                    linked.append(path)
-                self._backend.rename(temporary, paths[0])
-            except BaseException:
-                for path in linked:
-                    self._backend.unlink(path)
-                raise
-            for directory, _ in names:
-                directory.note_change()
-            if change is not None:
-                self._settle(paths[0], change)
-            for parent, stat in zip(parents, times, strict=True):
-                self._settle(parent, AttributeChange(atime_ns=stat.atime_ns, mtime_ns=stat.mtime_ns))
+            with self._times_kept(parents):
+                self._give_names(temporary, paths)
+                for directory, _ in names:
+                    directory.note_change()
+                if change is not None:
+                    self._settle(paths[0], change)
+
+    def _give_names(self, temporary: LayerPath, paths: list[LayerPath]) -> None:
+        linked: list[LayerPath] = []
+        try:
+            for path in paths[1:]:
+                self._backend.link(temporary, path)
+                linked.append(path)
+            self._backend.rename(temporary, paths[0])
+        except BaseException:
+            for path in linked:
+                self._backend.unlink(path)
+            raise
+
+    @contextmanager
+    def _times_kept(self, directories: list[LayerPath]) -> Iterator[None]:
+        """What is named in these directories inside was there before, for a program. PATHS is held exclusively."""
+        times = [self._backend.stat(directory) for directory in directories]
+        yield
+        for directory, stat in zip(directories, times, strict=True):
+            self._settle(directory, AttributeChange(atime_ns=stat.atime_ns, mtime_ns=stat.mtime_ns))
 
     def _settle(self, path: LayerPath, change: AttributeChange) -> None:
         """Set attributes once the copy is published: it stands, so a failure now must not be taken for its failure."""

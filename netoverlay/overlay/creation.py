@@ -115,25 +115,33 @@ class Creator:
             return self._enter_locked(directory, name, stat, path)
 
     def link(self, inode: FileInode, directory: DirectoryInode, name: str) -> Entry:
-        """A further name for a file. ENOENT if it has lost its last one."""
-        if not inode.names:
+        """A further name for a file, or the first one for one of tmpfile(). ENOENT if it has lost its last one."""
+        if not inode.names and inode.unnamed is None:
             raise os_error(errno.ENOENT)
         self._copy_up.file(inode)
         with directory.directory_lock:
             above = self._prepare_locked(directory, name)
-            with self._tree.paths.shared():
-                path = join_path(self._tree.upper_path(directory), name)
-                temporary = self._workspace.temporary() if above is not None else None
-                self._backend.link(self._tree.upper_path(inode), temporary or path)
-                with self._discarding_on_failure(temporary or path):
-                    if temporary is not None:
-                        self._backend.rename(temporary, path)
-                    stat = self._backend.stat(path)
-            if stat.file_id is not None:
-                self._tree.inodes.add_key(inode, FileKey(self._upper.number, stat.file_id))
-            directory.note_change()
-            self._tree.inodes.enter(inode, directory, name)
+            with inode.copy_up_lock, self._tree.paths.shared():
+                if inode.links is not None and self._tree.links is not None:
+                    inode.links = self._tree.links.before_change(inode.links)
+                stat = self._link_locked(inode, join_path(self._tree.upper_path(directory), name), above)
+                if stat.file_id is not None:
+                    self._tree.inodes.add_key(inode, FileKey(self._upper.number, stat.file_id))
+                directory.note_change()
+                self._tree.inodes.enter(inode, directory, name)
             return Entry(inode, stat)
+
+    def _link_locked(self, inode: FileInode, path: LayerPath, above: Above | None) -> FileStat:
+        """Precondition: COPY_UP of the inode and PATHS are held."""
+        temporary = self._workspace.temporary() if above is not None else None
+        self._backend.link(inode.unnamed or self._tree.upper_path(inode), temporary or path)
+        with self._discarding_on_failure(temporary or path):
+            if temporary is not None:
+                self._backend.rename(temporary, path)
+            if inode.unnamed is not None:
+                self._backend.unlink(inode.unnamed)
+                inode.unnamed = None
+            return self._tree.shown(inode, self._backend.stat(path))
 
     def _make(self, directory: DirectoryInode, name: str, owner: Owner, make: Callable[[LayerPath], None]) -> Entry:
         with directory.directory_lock:

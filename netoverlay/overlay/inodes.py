@@ -25,6 +25,7 @@ from netoverlay.overlay.locks import Rank, RankedLock
 if TYPE_CHECKING:
     from netoverlay.backend_api import BackendFile, FileStat
     from netoverlay.overlay.layers import LowerPlace
+    from netoverlay.overlay.links import LinkCount
 
 ROOT_NODEID = 1
 
@@ -114,7 +115,7 @@ class DirectoryInode(Inode):
 class FileInode(Inode):
     """Anything but a directory."""
 
-    __slots__ = ("file", "keys", "lower", "retired", "writable")
+    __slots__ = ("file", "keys", "links", "lower", "lower_id", "retired", "unnamed", "writable")
 
     def __init__(
         self, nodeid: int, ino: int, type: FileType, lower: LowerPlace | None, key: FileKey | None, *, in_upper: bool
@@ -122,6 +123,12 @@ class FileInode(Inode):
         super().__init__(nodeid, ino, type, in_upper=in_upper)
         self.lower = lower
         """Where it stands, or stood before copy-up, in a lower."""
+        self.lower_id: int | None = None
+        """The file id of what stood there when it was found."""
+        self.links: LinkCount | None = None
+        """It is in the index of hard links, with so many names."""
+        self.unnamed: LayerPath | None = None
+        """Where it is in the work directory while it never had a name (O_TMPFILE)."""
         self.keys: tuple[FileKey, ...] = () if key is None else (key,)  # TABLE
         """By which it is found: of the lower, of the upper, or both."""
         self.file: BackendFile | None = None
@@ -183,7 +190,8 @@ class InodeTable:
     def enter(self, inode: Inode, directory: DirectoryInode, name: str) -> Inode:
         """Make `inode` known under a name, and return it, with a lookup counted.
 
-        If another of the same type is known there, that is returned instead.
+        If another of the same type is known there, that is returned instead; if the same file is known as another
+        inode under other names, that inode, which this name is then still to be given to.
         """
         with self.lock:
             known = directory.children.get(name)
@@ -192,13 +200,22 @@ class InodeTable:
                 self._drop_unused_locked(known)
                 known = None
             if known is None:
+                twin = self._register_locked(inode)
+                if twin is not inode:
+                    twin.lookups += 1
+                    return twin
                 known = inode
-                self._by_nodeid[inode.nodeid] = inode
-                if isinstance(inode, FileInode):
-                    for key in inode.keys:
-                        self._by_key.setdefault(key, inode)
                 directory.children[name] = inode
                 inode.names.append(Name(directory, name))
+            known.lookups += 1
+            return known
+
+    def enter_unnamed(self, inode: FileInode) -> FileInode:
+        """Make a file known by its ids only, or find it by one of them; with a lookup counted."""
+        with self.lock:
+            known = self._register_locked(inode)
+            if not isinstance(known, FileInode):
+                raise OSError(errno.EIO, "an id of a file leads to a directory")
             known.lookups += 1
             return known
 
@@ -259,6 +276,18 @@ class InodeTable:
             inode.handles -= 1
             self._drop_unused_locked(inode)
             return inode.handles
+
+    def _register_locked(self, inode: Inode) -> Inode:
+        """Let `inode` be found by its nodeid and ids; the one that is found by one of the ids already, if there is."""
+        if isinstance(inode, FileInode):
+            known = next((self._by_key[key] for key in inode.keys if key in self._by_key), inode)
+            known.keys = tuple(dict.fromkeys((*known.keys, *inode.keys)))
+            for key in inode.keys:
+                self._by_key.setdefault(key, known)
+            if known is not inode:
+                return known
+        self._by_nodeid[inode.nodeid] = inode
+        return inode
 
     def _remove_name_locked(self, inode: Inode, directory: DirectoryInode, name: str) -> None:
         if directory.children.get(name) is inode:

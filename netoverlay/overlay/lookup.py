@@ -10,7 +10,7 @@ from netoverlay.overlay.copy_up import CopyUp
 from netoverlay.overlay.inodes import DirectoryInode, FileInode, FileKey, Inode
 from netoverlay.overlay.layers import UPPER_NUMBER
 from netoverlay.overlay.merge import Found, Listed
-from netoverlay.overlay.tree import Tree
+from netoverlay.overlay.tree import Tree, has_links
 
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ESTALE})
 
@@ -41,8 +41,8 @@ class Lookup:
         inode = self._inodes.known(directory, name)
         if inode is not None:
             try:
-                stat = self._tree.stat(inode)
-                if stat.type is inode.type:
+                stat = self._tree.named_stat(inode)
+                if stat is not None and stat.type is inode.type:
                     return Entry(inode, stat)
             except OSError as error:
                 if error.errno not in _GONE:
@@ -74,13 +74,18 @@ class Lookup:
         lower = None if found.in_upper else found.lowers[0]
         key = None
         # Only what is known to have other names: an id alone may be that of a file which has been renamed meanwhile.
-        if stat.file_id is not None and stat.nlink is not None and stat.nlink > 1:
+        if stat.file_id is not None and has_links(stat):
             key = FileKey(UPPER_NUMBER if lower is None else lower.layer.number, stat.file_id)
-            twin = self._inodes.find(key)
+            twin = self._inodes.find(key) or self._indexed(found, key)
             if twin is not None:
                 return self._enter_twin(directory, name, found, twin)
         file = FileInode(nodeid, found.ino, stat.type, lower, key, in_upper=found.in_upper)
-        return Entry(self._inodes.enter(file, directory, name), stat)
+        file.links = found.links
+        file.lower_id = None if found.in_upper else stat.file_id
+        entered = self._inodes.enter(file, directory, name)
+        if isinstance(entered, FileInode) and directory.children.get(name) is not entered:
+            return self._enter_twin(directory, name, found, entered)
+        return Entry(entered, self._tree.shown(entered if isinstance(entered, FileInode) else file, stat))
 
     def list_locked(self, directory: DirectoryInode) -> list[Listed]:
         """All names of a directory. Precondition: DIRECTORY of `directory` is held."""
@@ -116,7 +121,7 @@ class Lookup:
         try:
             with twin.copy_up_lock:
                 follows = twin.in_upper and not found.in_upper
-                if follows and not twin.names:
+                if follows and not twin.names and twin.links is None:
                     # Changed and then removed under all names that were known: there is none to link this one to.
                     return self._enter_alone(directory, name, found)
                 if not follows:
@@ -128,6 +133,24 @@ class Lookup:
         finally:
             self._inodes.forget(twin.nodeid)
         return Entry(twin, stat)
+
+    def _indexed(self, found: Found, key: FileKey) -> FileInode | None:
+        """The file of the upper to which what was found in a lower was copied up, under another name of it."""
+        links = self._tree.links
+        if links is None or found.in_upper:
+            return None
+        place = found.lowers[0]
+        count = links.find(place.layer, found.stat)
+        if count is None:
+            return None
+        upper = self._tree.stack.writable_upper()
+        stat = upper.backend.stat(links.path(count))
+        ino = upper.marks.recorded_inode_number(links.path(count)) or found.ino
+        file = FileInode(self._inodes.next_nodeid(), ino, stat.type, place, key, in_upper=True)
+        if stat.file_id is not None:
+            file.keys = (key, FileKey(UPPER_NUMBER, stat.file_id))
+        file.links = count
+        return self._inodes.enter_unnamed(file)
 
     def _enter_alone(self, directory: DirectoryInode, name: str, found: Found) -> Entry:
         """A file of a lower by itself, whatever other names it may have."""

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from netoverlay.backend_api import DirEntry, FileStat, FileType, LayerPath, join_path
 from netoverlay.overlay.layers import Layer, LayerStack, LowerPlace, UpperLayer
+from netoverlay.overlay.links import LinkCount
 
 FOLLOW_LIMIT = 40
 """Redirects that lead to redirects: as many as the kernel follows symbolic links."""
@@ -26,6 +27,8 @@ class Found(NamedTuple):
     in_upper: bool
     lowers: tuple[LowerPlace, ...]
     """Of a directory: all that are merged into it, top-most first. Of a file of a lower: where it stands."""
+    links: LinkCount | None = None
+    """Of a file of the upper that has names in a lower."""
 
 
 class Above(NamedTuple):

@@ -15,6 +15,7 @@ from netoverlay.overlay.files import Files
 from netoverlay.overlay.handles import Handles
 from netoverlay.overlay.inodes import DirectoryInode
 from netoverlay.overlay.layers import LayerStack
+from netoverlay.overlay.links import LinkIndex
 from netoverlay.overlay.lookup import Lookup
 from netoverlay.overlay.removal import Remover
 from netoverlay.overlay.rename import Renamer
@@ -45,7 +46,8 @@ class Overlay:
         upper = stack.upper
         if upper is not None:
             self._workspace = Workspace(upper.backend, upper.work, mountpoint)
-            copy_up = CopyUp(self.tree, upper, self._workspace)
+            self.tree.links = LinkIndex(upper.backend, upper.work, upper.marks)
+            copy_up = CopyUp(self.tree, upper, self._workspace, self.tree.links)
             copy_up.root()
         self.lookup = Lookup(self.tree, copy_up)
         self.directories = Directories(self.tree, self.lookup)

@@ -90,6 +90,7 @@ class Remover:
         # PATHS exclusive, for until the name is forgotten a stat by it would show the whiteout.
         with inode.copy_up_lock, self._tree.paths.exclusive():
             path = join_path(self._tree.upper_path(directory), name)
+            self._copy_up.before_removal(inode, stat)
             if not below:
                 self._backend.unlink(path)
             elif inode.in_upper:
@@ -99,6 +100,7 @@ class Remover:
             inode.note_removed(stat)
             directory.note_change()
             self._tree.inodes.remove_name(inode, directory, name)
+            self._copy_up.after_removal(inode)
 
     def _rmdir_locked(self, directory: DirectoryInode, name: str, inode: DirectoryInode) -> None:
         if self._lookup.list_locked(inode):

@@ -104,10 +104,14 @@ class Renamer:
         with settled, self._tree.paths.exclusive():
             old_path = join_path(self._tree.upper_path(old.directory), old.name)
             new_path = join_path(self._tree.upper_path(new.directory), new.name)
+            if isinstance(target, FileInode) and stat is not None:
+                self._copy_up.before_removal(target, stat)
             self._rename_in_upper(old_path, new_path, source, leaves_whiteout=leaves_whiteout)
             if target is not None and stat is not None:
                 target.note_removed(stat)
             self._tree.inodes.move_name(source, old, new)
+            if isinstance(target, FileInode):
+                self._copy_up.after_removal(target)
             old.directory.note_change()
             new.directory.note_change()
             self._tree.path_epoch += 1

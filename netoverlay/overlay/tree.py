@@ -7,6 +7,7 @@ import errno
 from netoverlay.backend_api import FileStat, FileType, LayerPath, join_path, os_error
 from netoverlay.overlay.inodes import ROOT_NODEID, DirectoryInode, FileInode, Inode, InodeTable
 from netoverlay.overlay.layers import LayerStack, LowerPlace
+from netoverlay.overlay.links import LinkIndex
 from netoverlay.overlay.locks import PathLock, Rank, RankedLock
 from netoverlay.overlay.merge import Found, Merge
 
@@ -20,6 +21,8 @@ class Tree:
         self.merge = Merge(stack)
         self.paths = PathLock()
         self.rename_lock = RankedLock(Rank.RENAME)
+        self.links: LinkIndex | None = None
+        """Of the upper, once it has been taken over."""
         self.path_epoch = 0
         """Changed, under PATHS exclusive, whenever the path of a directory changes."""
         places = self.merge.root()
@@ -48,15 +51,19 @@ class Tree:
         """What the layers hold under `name`. Precondition: DIRECTORY of `directory` is held."""
         upper = self.stack.upper
         if upper is not None and directory.in_upper:
+            links = None
             with self.paths.shared():
-                above = self.merge.above(upper, join_path(self.upper_path(directory), name))
+                path = join_path(self.upper_path(directory), name)
+                above = self.merge.above(upper, path)
+                if above is not None and self.links is not None and has_links(above.stat):
+                    links = self.links.count_at(path)
             if above is not None:
                 if above.whiteout:
                     return None
                 lowers: tuple[LowerPlace, ...] = ()
                 if above.stat.type is FileType.DIRECTORY:
                     lowers = self.merge.below_upper(above, directory.lowers, name)
-                return Found(above.stat, above.ino, in_upper=True, lowers=lowers)
+                return Found(above.stat, above.ino, in_upper=True, lowers=lowers, links=links)
         return self.merge.below(directory.lowers, name)
 
     def shows_below(self, directory: DirectoryInode, name: str) -> bool:
@@ -72,17 +79,30 @@ class Tree:
             return self._stat_directory(inode)
         if not isinstance(inode, FileInode):
             raise os_error(errno.EIO)
-        if inode.names:
-            stat = self._stat_named(inode)
-            if stat is not None:
-                return stat
+        stat = self._stat_named(inode)
+        if stat is not None:
+            return stat
         with inode.copy_up_lock:
             return self._stat_unnamed(inode)
 
+    def named_stat(self, inode: Inode) -> FileStat | None:
+        """As stat(), but None if its name has gone, or stands for another file by now."""
+        return self._stat_named(inode) if isinstance(inode, FileInode) else self.stat(inode)
+
     def stat_locked(self, inode: FileInode) -> FileStat:
         """As stat(). Precondition: COPY_UP of the inode is held."""
-        stat = self._stat_named(inode) if inode.names else None
+        stat = self._stat_named(inode)
         return self._stat_unnamed(inode) if stat is None else stat
+
+    def shown(self, inode: FileInode, stat: FileStat) -> FileStat:
+        """What a layer tells of a file, with the count of links that the overlay has of it."""
+        if not has_links(stat):
+            return stat._replace(nlink=0) if inode.unnamed is not None else stat
+        if inode.links is not None:
+            return stat._replace(nlink=inode.links.shown(stat.nlink or 1))
+        if not inode.in_upper and self.links is not None:
+            return stat._replace(nlink=self.links.count_below(inode.lower_place().layer, stat))
+        return stat
 
     def _stat_directory(self, inode: DirectoryInode) -> FileStat:
         if inode.removed_stat is not None:
@@ -96,20 +116,30 @@ class Tree:
         return stat._replace(nlink=1) if inode.lowers else stat
 
     def _stat_named(self, inode: FileInode) -> FileStat | None:
-        """By path; None if the last name went meanwhile."""
+        """By path; None if it has no name, or others have put another file in its place in the lower."""
+        if not inode.names:
+            return None
         if inode.in_upper:
             with self.paths.shared():
                 if not inode.names:
                     return None
-                return self.stack.writable_upper().backend.stat(self.upper_path(inode))
+                return self.shown(inode, self.stack.writable_upper().backend.stat(self.upper_path(inode)))
         layer, path = inode.lower_place()
-        return layer.backend.stat(path)
+        stat = layer.backend.stat(path)
+        if inode.lower_id not in (None, stat.file_id):
+            return None
+        return self.shown(inode, stat)
 
     def _stat_unnamed(self, inode: FileInode) -> FileStat:
         """Of a file without names: of its open file, or what was noted when the last name went."""
         if inode.file is not None:
-            stat = inode.file.stat()
-            return stat if inode.in_upper else stat._replace(nlink=0)
+            stat = self.shown(inode, inode.file.stat())
+            return stat if inode.in_upper or inode.keys else stat._replace(nlink=0)
         if inode.removed_stat is not None:
             return inode.removed_stat
         raise os_error(errno.ESTALE)
+
+
+def has_links(stat: FileStat) -> bool:
+    """Whether a file has, or may have, further names."""
+    return stat.nlink is not None and stat.nlink > 1 and stat.type is not FileType.DIRECTORY

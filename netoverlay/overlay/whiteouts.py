@@ -55,6 +55,7 @@ class OverlayfsFormat:
         self._opaque = f"{name_space}overlay.opaque"
         self._redirect = f"{name_space}overlay.redirect"
         self._inode_number = f"{name_space}overlay.netoverlay.ino"
+        self._link_count = f"{name_space}overlay.netoverlay.links"
 
     def is_whiteout(self, stat: FileStat) -> bool:
         return stat.type is FileType.CHARACTER_DEVICE and stat.rdev == WHITEOUT_DEVICE
@@ -95,6 +96,22 @@ class OverlayfsFormat:
             self._backend.set_xattr(path, self._inode_number, number.to_bytes(8))
         except PermissionError:
             return
+
+    def link_count(self, path: LayerPath) -> bytes | None:
+        """What record_link_count() wrote; None if nothing."""
+        return self._get(path, self._link_count)
+
+    def record_link_count(self, path: LayerPath, value: bytes) -> bool:
+        """Keep links.LinkCount at the file. False where the file system refuses, as for record_inode_number()."""
+        try:
+            self._backend.set_xattr(path, self._link_count, value)
+        except PermissionError:
+            return False
+        return True
+
+    def remove_link_count(self, path: LayerPath) -> None:
+        """Undo record_link_count()."""
+        self._backend.remove_xattr(path, self._link_count)
 
     def _get(self, path: LayerPath, name: str) -> bytes | None:
         try:

@@ -1,7 +1,8 @@
 """The work directory of the upper: where things are made before they are renamed into place, and who owns the upper.
 
-It lies beside the upper's root, on the same file system, as overlayfs's workdir does. Whatever is in it when a mount
-starts is left from a crash, and of no use: every change is complete once it has left the directory.
+It lies beside the upper's root, on the same file system, as overlayfs's workdir does. The "#..." in it when a mount
+starts are left from a crash, and of no use: every change is complete once it has left the directory. The other entries
+stay: the lock, the index of hard links (links.py), and what the kernel's overlayfs keeps there ("work" and "index").
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from netoverlay.backend_api import (
 )
 
 LOCK_NAME = "lock"
+_TEMPORARY_MARK = "#"
 
 
 class UpperHeldError(LayerSetupError):
@@ -49,7 +51,7 @@ class Workspace:
 
     def temporary(self) -> LayerPath:
         """A path in the work directory at which nothing stands."""
-        return join_path(self._path, f"#{next(self._numbers):x}")
+        return join_path(self._path, f"{_TEMPORARY_MARK}{next(self._numbers):x}")
 
     def discard(self, path: LayerPath) -> None:
         """Remove what stands at `path` in the work directory, if anything: a directory with all that is in it."""
@@ -71,7 +73,7 @@ class Workspace:
 
     def _sweep(self) -> None:
         for entry in self._backend.list_dir(self._path):
-            if entry.name != LOCK_NAME:
+            if entry.name.startswith(_TEMPORARY_MARK):
                 self.discard(join_path(self._path, entry.name))
 
     def _acquire(self, mountpoint: str) -> BackendFile:

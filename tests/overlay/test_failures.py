@@ -62,14 +62,14 @@ def test_a_failed_creation_leaves_nothing(tmp_path: Path) -> None:
     overlay.close()
 
 
-def test_the_other_name_of_a_file_that_was_changed_and_removed_is_there(tmp_path: Path) -> None:
+def test_the_other_name_of_a_file_that_was_changed_and_removed_has_the_change(tmp_path: Path) -> None:
     write_tree(tmp_path / "lower0", {"one": b"content"})
     os.link(tmp_path / "lower0" / "one", tmp_path / "lower0" / "two")
     overlay = Mounted(tmp_path)
     handle = overlay.overlay.files.open(overlay.file_inode("one"), Access.READ_WRITE)
     overlay.overlay.files.write(handle, 0, b"CON", clear_set_ids=False)
     overlay.unlink("one")
-    assert overlay.tree() == {"two": b"content"}
+    assert overlay.tree() == {"two": b"CONtent"}
     overlay.overlay.files.release(handle)
     overlay.close()
 
