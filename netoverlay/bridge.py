@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat as stat_bits
 from typing import Final
 
 from netoverlay import kernel_values as values
@@ -20,7 +21,7 @@ from netoverlay.fuse import abi, replies, requests
 from netoverlay.fuse.operations import Operations
 from netoverlay.fuse.replies import Reply
 from netoverlay.fuse.requests import RequestHeader
-from netoverlay.overlay.creation import Owner
+from netoverlay.overlay.creation import Caller, CreatedFile
 from netoverlay.overlay.handles import FileHandle
 from netoverlay.overlay.inodes import DirectoryInode, FileInode, Inode, Name
 from netoverlay.overlay.layers import FOR_EVER_NS, LowerPlace
@@ -109,21 +110,18 @@ class Bridge(Operations):
     def mknod(self, request: RequestHeader, body: requests.MknodRequest) -> Reply:
         creator = self._overlay.changes().creator
         directory, mode = self._directory(request.nodeid), body.mode & values.PERMISSIONS
-        made = creator.mknod(directory, body.name, values.file_type(body.mode), mode, body.rdev, _owner(request))
-        return replies.entry(self._entry(made))
+        kind, caller = values.file_type(body.mode), _caller(request, body.umask)
+        return replies.entry(self._entry(creator.mknod(directory, body.name, kind, mode, body.rdev, caller)))
 
     def mkdir(self, request: RequestHeader, body: requests.MkdirRequest) -> Reply:
         creator = self._overlay.changes().creator
-        mode = body.mode & values.PERMISSIONS
-        return replies.entry(
-            self._entry(creator.mkdir(self._directory(request.nodeid), body.name, mode, _owner(request)))
-        )
+        directory, mode = self._directory(request.nodeid), body.mode & values.PERMISSIONS
+        return replies.entry(self._entry(creator.mkdir(directory, body.name, mode, _caller(request, body.umask))))
 
     def symlink(self, request: RequestHeader, body: requests.SymlinkRequest) -> Reply:
         creator = self._overlay.changes().creator
-        return replies.entry(
-            self._entry(creator.symlink(self._directory(request.nodeid), body.name, body.target, _owner(request)))
-        )
+        directory = self._directory(request.nodeid)
+        return replies.entry(self._entry(creator.symlink(directory, body.name, body.target, _caller(request))))
 
     def link(self, request: RequestHeader, body: requests.LinkRequest) -> Reply:
         creator = self._overlay.changes().creator
@@ -172,7 +170,12 @@ class Bridge(Operations):
         return replies.statistics(values.statistics(usage))
 
     def setxattr(self, request: RequestHeader, body: requests.SetxattrRequest) -> Reply:
-        self._overlay.xattrs.set(self._inode(request.nodeid), body.name, body.value, values.xattr_mode(body.flags))
+        inode = self._inode(request.nodeid)
+        self._overlay.xattrs.set(inode, body.name, body.value, values.xattr_mode(body.flags))
+        if body.setxattr_flags & abi.SetxattrFlag.ACL_KILL_SGID:
+            mode = self._tree.stat(inode).mode
+            if mode is not None and mode & stat_bits.S_ISGID:
+                self._overlay.changes().attributes.change(inode, AttributeChange(mode=mode & ~stat_bits.S_ISGID))
         return None
 
     def getxattr(self, request: RequestHeader, body: requests.GetxattrRequest) -> Reply:
@@ -201,19 +204,24 @@ class Bridge(Operations):
         directory = self._directory(request.nodeid)
         try:
             creator = self._overlay.changes().creator
-            made = creator.create(directory, body.name, body.mode & values.PERMISSIONS, _owner(request))
+            mode, caller = body.mode & values.PERMISSIONS, _caller(request, body.umask)
+            made = creator.create(directory, body.name, mode, caller)
         except FileExistsError:
             if body.flags & os.O_EXCL:
                 raise
             # The kernel did not know it, so has not asked whether the caller may open it. On ESTALE it looks again.
             raise os_error(errno.ESTALE) from None
+        return self._created(made)
+
+    def _created(self, made: CreatedFile) -> Reply:
         handle = self._overlay.files.adopt(made.inode, made.file)
         entry = self._entry(Entry(made.inode, made.stat))
         return replies.created(entry, self._handles.add_file(handle), self._file_flags)
 
     def tmpfile(self, request: RequestHeader, body: requests.CreateRequest) -> Reply:
-        del request, body
-        raise NotSupportedError("O_TMPFILE")
+        creator = self._overlay.changes().creator
+        mode, caller = body.mode & values.PERMISSIONS, _caller(request, body.umask)
+        return self._created(creator.tmpfile(self._directory(request.nodeid), mode, caller))
 
     def read(self, request: RequestHeader, body: requests.ReadRequest) -> Reply:
         del request
@@ -313,8 +321,8 @@ class Bridge(Operations):
         return None
 
 
-def _owner(request: RequestHeader) -> Owner:
-    return Owner(request.uid, request.gid)
+def _caller(request: RequestHeader, umask: int = 0) -> Caller:
+    return Caller(request.uid, request.gid, umask)
 
 
 def _valid_ns(lowers: tuple[LowerPlace, ...]) -> int:

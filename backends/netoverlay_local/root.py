@@ -20,6 +20,9 @@ _PIN = OpenMode(os.O_PATH | os.O_NOFOLLOW, RESOLVE)
 _PIN_DIRECTORY = OpenMode(os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, RESOLVE)
 _LIST = OpenMode(os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, RESOLVE)
 
+_PATH_BYTES = 4095
+"""What the kernel takes of a path in one call: PATH_MAX less the zero byte."""
+
 
 def encode_path(path: LayerPath) -> bytes:
     """`path` as the kernel takes it, "." for the root. EINVAL for a NUL, which would end it early."""
@@ -100,7 +103,7 @@ class Root:
 
     def open(self, path: LayerPath, how: OpenMode) -> int:
         """A descriptor of what is at `path`, opened as `how` says."""
-        return openat2(self._open_descriptor(), encode_path(path), how)
+        return _open_at(self._open_descriptor(), encode_path(path), how)
 
     def open_directory(self, path: LayerPath) -> int:
         """A descriptor to list the directory `path` with. ENOTDIR."""
@@ -118,7 +121,7 @@ class Root:
         name = _checked_name(last, path)
         if not parent:
             return Entry(self._open_descriptor(), name, owned=False)
-        return Entry(openat2(self._open_descriptor(), parent, _PIN_DIRECTORY), name, owned=True)
+        return Entry(_open_at(self._open_descriptor(), parent, _PIN_DIRECTORY), name, owned=True)
 
     def _open_descriptor(self) -> int:
         # -1 must not reach the kernel as a directory: some calls take other negative numbers for the working directory.
@@ -131,3 +134,14 @@ def _checked_name(name: bytes, path: LayerPath) -> bytes:
     if name in (b"", b".", b".."):
         raise os_error(errno.EINVAL, path)
     return name
+
+
+def _open_at(directory: int, path: bytes, how: OpenMode) -> int:
+    """openat2(2) of a path of any length: one that is longer than the kernel takes is walked in pieces."""
+    if len(path) <= _PATH_BYTES:
+        return openat2(directory, path, how)
+    end = path.rfind(b"/", 0, _PATH_BYTES + 1)
+    if end < 0:
+        raise os_error(errno.ENAMETOOLONG)
+    with Pinned(openat2(directory, path[:end], _PIN_DIRECTORY)) as piece:
+        return _open_at(piece.descriptor, path[end + 1 :], how)

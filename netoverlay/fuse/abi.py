@@ -213,6 +213,12 @@ class ReleaseFlag:
     FLOCK_UNLOCK: Final = 1 << 1  # 17
 
 
+class SetxattrFlag:
+    """SETXATTR, the flags of its extended form."""
+
+    ACL_KILL_SGID: Final = 1  # 33
+
+
 class FsyncFlag:
     """The field `flags` of FSYNC and FSYNCDIR."""
 
@@ -297,6 +303,8 @@ FSYNC_IN: Final = Struct("=QIxxxx")
 """fh, fsync_flags."""
 SETXATTR_IN: Final = Struct("=II")
 """size, flags. The form without SETXATTR_EXT."""
+SETXATTR_IN_EXT: Final = Struct("=IIIxxxx")
+"""size, flags, setxattr_flags. Since 33."""
 GETXATTR_IN: Final = Struct("=Ixxxx")
 """size."""
 INTERRUPT_IN: Final = Struct("=Q")

@@ -164,16 +164,27 @@ def write(message: memoryview) -> WriteRequest:
 
 
 def setxattr(message: memoryview) -> SetxattrRequest:
-    """SETXATTR: the name, a zero byte, then the value."""
-    start = HEADER_SIZE + abi.SETXATTR_IN.size
+    """SETXATTR, where SETXATTR_EXT is agreed on."""
+    return _setxattr(message, abi.SETXATTR_IN_EXT)
+
+
+def setxattr_short(message: memoryview) -> SetxattrRequest:
+    """SETXATTR, where it is not."""
+    return _setxattr(message, abi.SETXATTR_IN)
+
+
+def _setxattr(message: memoryview, layout: struct.Struct) -> SetxattrRequest:
+    """The name, a zero byte, then the value."""
+    start = HEADER_SIZE + layout.size
     try:
-        size, flags = abi.SETXATTR_IN.unpack_from(message, HEADER_SIZE)
+        size, flags, *more = layout.unpack_from(message, HEADER_SIZE)
     except struct.error as error:
         raise MalformedRequestError(str(error)) from None
     attribute, zero, value = bytes(message[start:]).partition(b"\0")
     if not attribute or not zero or len(value) < size:
         raise MalformedRequestError(f"expected a name, a zero byte and a value of {size} bytes")
-    return SetxattrRequest(size, flags, attribute.decode("utf-8", "surrogateescape"), value[:size])
+    name = attribute.decode("utf-8", "surrogateescape")
+    return SetxattrRequest(size, flags, more[0] if more else 0, name, value[:size])
 
 
 interrupt = _fixed(abi.INTERRUPT_IN, InterruptRequest._make)

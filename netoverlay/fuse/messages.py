@@ -9,8 +9,10 @@ from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from netoverlay.fuse import decoding
-from netoverlay.fuse.abi import Opcode
+from netoverlay.fuse.abi import InitFlag, Opcode
 from netoverlay.fuse.decoding import Decoder
+
+_NOTHING: Final = InitFlag(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,10 @@ class Served:
 
     decode: Decoder
     method: str
+    needs: InitFlag = _NOTHING
+    """What must be agreed on for `decode` to be the right one."""
+    decode_without: Decoder | None = None
+    """The right one where `needs` is not agreed on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +69,7 @@ MESSAGES: Final[Mapping[Opcode, Row]] = MappingProxyType(
         Opcode.STATFS: Served(decoding.nothing, "statfs"),
         Opcode.RELEASE: Served(decoding.release, "release"),
         Opcode.FSYNC: Served(decoding.fsync, "fsync"),
-        Opcode.SETXATTR: Served(decoding.setxattr, "setxattr"),
+        Opcode.SETXATTR: Served(decoding.setxattr, "setxattr", InitFlag.SETXATTR_EXT, decoding.setxattr_short),
         Opcode.GETXATTR: Served(decoding.getxattr, "getxattr"),
         Opcode.LISTXATTR: Served(decoding.listxattr, "listxattr"),
         Opcode.REMOVEXATTR: Served(decoding.name, "removexattr"),

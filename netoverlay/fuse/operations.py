@@ -9,7 +9,10 @@ Rules that the kernel sets:
 - Never raise ENOSYS: the kernel takes it for the whole mount and never asks again.
 - A reply that holds a nodeid (lookup, mknod, mkdir, symlink, link, create, tmpfile, each entry of readdirplus) counts
   one lookup of that inode. It must be known until forget() has taken back as many.
-- With default_permissions, which every mount has, the kernel has checked permissions and sticky bits before it asks.
+- With default_permissions, which every mount has, the kernel has checked permissions, ACLs and sticky bits before it
+  asks. ACLs are the xattrs system.posix_acl_access and system.posix_acl_default.
+- DONT_MASK is agreed on: the mode of what is to be made comes as the caller gave it, with the umask beside it, which
+  counts unless the directory has a default ACL.
 - HANDLE_KILLPRIV_V2 is agreed on, so clearing set-id bits and file capabilities is left to these methods, for regular
   files: setattr with a uid or gid always clears set-user-ID, and set-group-ID if the group may execute; write, setattr
   with a size, open and create with O_TRUNC do so when told (WriteFlag.KILL_SUIDGID, Fattr.KILL_SUIDGID,
@@ -127,7 +130,7 @@ class Operations(abc.ABC):
 
     @abc.abstractmethod
     def setxattr(self, request: RequestHeader, body: requests.SetxattrRequest) -> Reply:
-        """None."""
+        """None. With SetxattrFlag.ACL_KILL_SGID a new access ACL takes set-group-ID away."""
 
     @abc.abstractmethod
     def getxattr(self, request: RequestHeader, body: requests.GetxattrRequest) -> Reply:

@@ -95,7 +95,7 @@ class MknodRequest(NamedTuple):
     """MKNOD."""
 
     mode: int
-    """Type and permissions; the umask is already applied."""
+    """Type and permissions; the umask is not applied yet."""
     rdev: int
     """As os.makedev gives it."""
     umask: int
@@ -106,7 +106,7 @@ class MkdirRequest(NamedTuple):
     """MKDIR."""
 
     mode: int
-    """The umask is already applied."""
+    """The umask is not applied yet."""
     umask: int
     name: str
 
@@ -143,7 +143,7 @@ class CreateRequest(NamedTuple):
     flags: int
     """Of open(2)."""
     mode: int
-    """The umask is already applied."""
+    """The umask is not applied yet."""
     umask: int
     open_flags: int
     """abi.OpenRequestFlag."""
@@ -209,6 +209,8 @@ class SetxattrRequest(NamedTuple):
     size: int
     flags: int
     """Of setxattr(2)."""
+    setxattr_flags: int
+    """abi.SetxattrFlag."""
     name: str
     value: bytes
 

@@ -138,9 +138,16 @@ class Session:
             except OSError:
                 self._channel.reply_errno(header.unique, errno.EPROTO)
                 raise
+            self._decode_as_agreed(agreed)
             self._operations.init(agreed)
             self._channel.reply(header.unique, negotiation.init_reply(agreed, self._settings))
             return agreed
+
+    def _decode_as_agreed(self, agreed: Negotiated) -> None:
+        for opcode, row in MESSAGES.items():
+            if isinstance(row, Served) and row.decode_without is not None and row.needs not in agreed.flags:
+                _, method, answered = self._handlers[opcode]
+                self._handlers[opcode] = (row.decode_without, method, answered)
 
     def run(self, unmount: Callable[[], None] | None = None, grace_seconds: float = 10.0) -> None:
         """Serve until the file system is unmounted; then close the device.

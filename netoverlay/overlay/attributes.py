@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat as stat_bits
+import time
 from typing import NamedTuple
 
 from netoverlay.backend_api import AttributeChange, FileStat, FileType, os_error
@@ -72,6 +73,9 @@ class AttributeChanger:
 
     def change(self, inode: Inode, change: AttributeChange) -> None:
         """Copy the inode up and set what `change` holds. A new owner of a file takes its set-id bits (chown(2))."""
+        if inode.removed_stat is not None and inode.type is not FileType.REGULAR and not inode.names:
+            inode.removed_stat = _changed(inode.removed_stat, change)
+            return
         if isinstance(inode, FileInode):
             if change.mode is None and (change.uid is not None or change.gid is not None):
                 change = self._chown(inode, change)
@@ -101,3 +105,15 @@ class AttributeChanger:
         if inode.type is not FileType.REGULAR or mode is None or not mode & (stat_bits.S_ISUID | stat_bits.S_ISGID):
             return change
         return AttributeChange(without_set_ids(mode), change.uid, change.gid, change.atime_ns, change.mtime_ns)
+
+
+def _changed(stat: FileStat, change: AttributeChange) -> FileStat:
+    """What remains of a removed directory or special file is what is remembered of it."""
+    return stat._replace(
+        mode=stat.mode if change.mode is None else change.mode,
+        uid=stat.uid if change.uid is None else change.uid,
+        gid=stat.gid if change.gid is None else change.gid,
+        atime_ns=stat.atime_ns if change.atime_ns is None else change.atime_ns,
+        mtime_ns=stat.mtime_ns if change.mtime_ns is None else change.mtime_ns,
+        ctime_ns=time.time_ns(),
+    )

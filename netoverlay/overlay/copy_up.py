@@ -26,7 +26,7 @@ from netoverlay.backend_api import (
 )
 from netoverlay.backend_api.waiting import about_to_wait
 from netoverlay.overlay.content import SourceChangedError, copy_content
-from netoverlay.overlay.inodes import DirectoryInode, FileInode, FileKey, Inode, Name
+from netoverlay.overlay.inodes import DirectoryInode, FileInode, FileKey, Inode, KeptTime, Name
 from netoverlay.overlay.layers import FOR_EVER_NS, LowerPlace, UpperLayer
 from netoverlay.overlay.links import LinkCount, LinkIndex
 from netoverlay.overlay.tree import Tree
@@ -101,14 +101,22 @@ class CopyUp:
         """
         self.directory(directory)
         with inode.copy_up_lock, self._tree.paths.exclusive():
-            parent = self._tree.upper_path(directory)
-            with self._times_kept([parent]):
-                if inode.links is None:
-                    self._backend.link(self._tree.upper_path(inode), join_path(parent, name))
-                    return
-                inode.links = self._index.before_taking_over(inode.links)
-                self._backend.link(self._index.path(inode.links), join_path(parent, name))
-                inode.links = self._index.settle(inode.links)
+            path = join_path(self._tree.upper_path(directory), name)
+            with self._times_kept([directory]):
+                self._take_over_locked(inode, path)
+
+    def _take_over_locked(self, inode: FileInode, path: LayerPath) -> None:
+        """Preconditions: COPY_UP is held, and PATHS exclusively."""
+        if inode.links is None:
+            existing = self._tree.upper_path(inode)
+        else:
+            inode.links = self._index.before_taking_over(inode.links)
+            existing = self._index.path(inode.links)
+        before = self._tree.with_kept_ctime(inode, self._backend.stat(existing))
+        self._backend.link(existing, path)
+        if inode.links is not None:
+            inode.links = self._index.settle(inode.links)
+        self._keep_ctime(inode, path, before.ctime_ns)
 
     def before_removal(self, inode: FileInode, stat: FileStat) -> None:
         """A name of a file, which is shown as `stat`, is about to go. Precondition: COPY_UP and PATHS are held."""
@@ -138,6 +146,8 @@ class CopyUp:
         except BaseException:
             self._workspace.discard(temporary)
             raise
+        with self._tree.paths.shared():
+            self._keep_ctime(directory, self._tree.upper_path(directory), stat.ctime_ns)
         directory.in_upper = True
 
     def _file_locked(self, inode: FileInode, size: int | None) -> None:
@@ -261,12 +271,11 @@ class CopyUp:
         """
         # PATHS exclusive, so that no change of a parent comes between its times being read and set again.
         with self._tree.paths.exclusive():
-            parents = [self._tree.upper_path(directory) for directory, _ in names]
-            paths = [join_path(parent, name) for parent, (_, name) in zip(parents, names, strict=True)]
-            with self._times_kept(parents):
+            paths = [join_path(self._tree.upper_path(directory), name) for directory, name in names]
+            with self._times_kept([directory for directory, _ in names]):
                 self._give_names(temporary, paths)
                 for directory, _ in names:
-                    directory.note_change()
+                    directory.note_change(FileType.REGULAR)
                 if change is not None:
                     self._settle(paths[0], change)
 
@@ -283,12 +292,23 @@ class CopyUp:
             raise
 
     @contextmanager
-    def _times_kept(self, directories: list[LayerPath]) -> Iterator[None]:
+    def _times_kept(self, directories: list[DirectoryInode]) -> Iterator[None]:
         """What is named in these directories inside was there before, for a program. PATHS is held exclusively."""
-        times = [self._backend.stat(directory) for directory in directories]
+        paths = [self._tree.upper_path(directory) for directory in directories]
+        times = [
+            self._tree.with_kept_ctime(directory, self._backend.stat(path))
+            for directory, path in zip(directories, paths, strict=True)
+        ]
         yield
-        for directory, stat in zip(directories, times, strict=True):
-            self._settle(directory, AttributeChange(atime_ns=stat.atime_ns, mtime_ns=stat.mtime_ns))
+        for directory, path, stat in zip(directories, paths, times, strict=True):
+            self._settle(path, AttributeChange(atime_ns=stat.atime_ns, mtime_ns=stat.mtime_ns))
+            self._keep_ctime(directory, path, stat.ctime_ns)
+
+    def _keep_ctime(self, inode: Inode, path: LayerPath, shown_ns: int | None) -> None:
+        """What was done at `path` of the upper has changed nothing for a program, so neither does its ctime."""
+        real_ns = self._backend.stat(path).ctime_ns
+        if real_ns is not None and shown_ns is not None:
+            inode.kept_ctime = KeptTime(real_ns, shown_ns)
 
     def _settle(self, path: LayerPath, change: AttributeChange) -> None:
         """Set attributes once the copy is published: it stands, so a failure now must not be taken for its failure."""

@@ -191,6 +191,9 @@ class Files:
                 return
             files = [*inode.retired, *([] if inode.file is None else [inode.file])]
             inode.retired, inode.file, inode.writable = [], None, False
+            if inode.unnamed is not None:
+                self._tree.stack.writable_upper().backend.unlink(inode.unnamed)
+                inode.unnamed = None
         _close_all(files)
 
 

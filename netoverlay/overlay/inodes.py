@@ -17,7 +17,7 @@ from __future__ import annotations
 import abc
 import errno
 import itertools
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from netoverlay.backend_api import FileType, LayerPath, join_path
 from netoverlay.overlay.locks import Rank, RankedLock
@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     from netoverlay.backend_api import BackendFile, FileStat
     from netoverlay.overlay.layers import LowerPlace
     from netoverlay.overlay.links import LinkCount
+    from netoverlay.overlay.subdirectories import Counted
 
 ROOT_NODEID = 1
+UNKNOWN_ACL: Final = b""
+"""No ACL is empty."""
 
 
 class FileKey(NamedTuple):
@@ -44,10 +47,29 @@ class Name(NamedTuple):
     name: str
 
 
+class KeptTime(NamedTuple):
+    """A time that the upper's file system has moved on, where nothing has changed for a program."""
+
+    real_ns: int
+    """What the upper tells; once it tells another, there was a change."""
+    shown_ns: int
+
+
 class Inode(abc.ABC):
     """What directories and other files have in common. Fields change under COPY_UP and, where said, TABLE."""
 
-    __slots__ = ("copy_up_lock", "handles", "in_upper", "ino", "lookups", "names", "nodeid", "removed_stat", "type")
+    __slots__ = (
+        "copy_up_lock",
+        "handles",
+        "in_upper",
+        "ino",
+        "kept_ctime",
+        "lookups",
+        "names",
+        "nodeid",
+        "removed_stat",
+        "type",
+    )
 
     def __init__(self, nodeid: int, ino: int, type: FileType, *, in_upper: bool) -> None:
         self.nodeid = nodeid
@@ -59,6 +81,8 @@ class Inode(abc.ABC):
         self.handles = 0  # TABLE
         self.removed_stat: FileStat | None = None
         """What it was when a name went: all that is known of it once it has none. A directory with it is removed."""
+        self.kept_ctime: KeptTime | None = None
+        """Of what was changed in the upper, but for no program."""
         self.copy_up_lock = RankedLock(Rank.COPY_UP)
 
     @abc.abstractmethod
@@ -74,7 +98,17 @@ class Inode(abc.ABC):
 class DirectoryInode(Inode):
     """A directory, merged of at most one of the upper and any number of the lowers."""
 
-    __slots__ = ("_path", "_path_epoch", "children", "directory_lock", "lowers", "version")
+    __slots__ = (
+        "_path",
+        "_path_epoch",
+        "children",
+        "default_acl",
+        "directory_lock",
+        "lowers",
+        "shape",
+        "subdirectories",
+        "version",
+    )
 
     def __init__(self, nodeid: int, ino: int, lowers: tuple[LowerPlace, ...], *, in_upper: bool) -> None:
         super().__init__(nodeid, ino, FileType.DIRECTORY, in_upper=in_upper)
@@ -83,6 +117,11 @@ class DirectoryInode(Inode):
         self.directory_lock = RankedLock(Rank.DIRECTORY)
         self.version = 0
         """Another number after every change of what its names stand for."""
+        self.shape = 0
+        """Another number after every change of its sub-directories."""
+        self.subdirectories: Counted | None = None
+        self.default_acl: bytes | None = UNKNOWN_ACL
+        """What is made in it inherits: of a directory in the upper, None if it has none."""
         self._path: LayerPath = ""
         self._path_epoch = -1
 
@@ -91,9 +130,14 @@ class DirectoryInode(Inode):
             raise OSError(errno.EIO, "a directory of the upper has no place in a lower")
         return self.lowers[0]
 
-    def note_change(self) -> None:
-        """What a name of it stands for has changed: listings that were made before are out of date."""
+    def note_change(self, type: FileType) -> None:
+        """What a name of it stands for has changed: listings that were made before are out of date.
+
+        `type`: of what came or went under that name.
+        """
         self.version += 1
+        if type is FileType.DIRECTORY:
+            self.shape += 1
 
     def upper_path(self, root: LayerPath, epoch: int) -> LayerPath:
         """Its path in the upper, whose root is `root`. Kept as long as `epoch` stays.
@@ -295,6 +339,14 @@ class InodeTable:
         entry = Name(directory, name)
         if entry in inode.names:
             inode.names.remove(entry)
+        if isinstance(inode, FileInode) and inode.removed_stat is not None and inode.removed_stat.nlink == 0:
+            # Its layer may give its id to another file as soon as it is closed.
+            self._drop_keys_locked(inode)
+
+    def _drop_keys_locked(self, inode: FileInode) -> None:
+        for key in inode.keys:
+            if self._by_key.get(key) is inode:
+                del self._by_key[key]
 
     def _drop_unused_locked(self, inode: Inode) -> None:
         """Let go of the inode, and of the directories above that only it kept. Precondition: TABLE is held."""
@@ -303,9 +355,7 @@ class InodeTable:
                 if inode.children:
                     return
             elif isinstance(inode, FileInode):
-                for key in inode.keys:
-                    if self._by_key.get(key) is inode:
-                        del self._by_key[key]
+                self._drop_keys_locked(inode)
             self._by_nodeid.pop(inode.nodeid, None)
             names, inode.names = inode.names, []
             for directory, name in names:

@@ -69,8 +69,10 @@ class Lookup:
         nodeid = self._inodes.next_nodeid()
         stat = found.stat
         if stat.type is FileType.DIRECTORY:
-            inode = DirectoryInode(nodeid, found.ino, found.lowers, in_upper=found.in_upper)
-            return Entry(self._inodes.enter(inode, directory, name), stat)
+            entered = self._inodes.enter(
+                DirectoryInode(nodeid, found.ino, found.lowers, in_upper=found.in_upper), directory, name
+            )
+            return self._entry(entered, stat)
         lower = None if found.in_upper else found.lowers[0]
         key = None
         # Only what is known to have other names: an id alone may be that of a file which has been renamed meanwhile.
@@ -85,7 +87,15 @@ class Lookup:
         entered = self._inodes.enter(file, directory, name)
         if isinstance(entered, FileInode) and directory.children.get(name) is not entered:
             return self._enter_twin(directory, name, found, entered)
-        return Entry(entered, self._tree.shown(entered if isinstance(entered, FileInode) else file, stat))
+        return self._entry(entered, stat)
+
+    def _entry(self, inode: Inode, stat: FileStat) -> Entry:
+        """Of an inode with a lookup counted, as which its layer tells `stat`."""
+        try:
+            return Entry(inode, self._tree.shown(inode, stat))
+        except BaseException:
+            self._inodes.forget(inode.nodeid)
+            raise
 
     def list_locked(self, directory: DirectoryInode) -> list[Listed]:
         """All names of a directory. Precondition: DIRECTORY of `directory` is held."""

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from netoverlay.backend_api import AttributeChange, FileStat, LayerPath, RenameFlags, join_path, os_error
+from netoverlay.backend_api import AttributeChange, FileStat, FileType, LayerPath, RenameFlags, join_path, os_error
 from netoverlay.overlay.copy_up import CopyUp
 from netoverlay.overlay.inodes import DirectoryInode, FileInode
 from netoverlay.overlay.layers import UpperLayer
@@ -65,20 +65,23 @@ class Remover:
         except OSError as error:
             logger.warning("a whiteout that hides nothing stays: %s: %s", path, error.strerror)
 
+    def require_empty_locked(self, directory: DirectoryInode) -> None:
+        """ENOTEMPTY if the directory shows anything. Precondition: its DIRECTORY is held."""
+        if self._lookup.list_locked(directory):
+            raise os_error(errno.ENOTEMPTY)
+
     def empty_directory_locked(self, directory: DirectoryInode) -> None:
         """Make a directory that shows nothing hold nothing in the upper, so that it can be renamed over.
 
-        Opaque first: then the whiteouts in it hide nothing any more. Precondition: its DIRECTORY is held. ENOTEMPTY.
+        Opaque first: then the whiteouts in it hide nothing any more. Precondition: its DIRECTORY is held.
         """
-        if self._lookup.list_locked(directory):
-            raise os_error(errno.ENOTEMPTY)
         self._copy_up.directory(directory)
         with self._tree.paths.shared():
             path = self._tree.upper_path(directory)
             if directory.lowers:
                 self._upper.marks.set_opaque(path)
                 directory.lowers = ()
-                directory.note_change()
+                directory.note_change(FileType.DIRECTORY)
             for entry in self._backend.list_dir(path):
                 self._workspace.discard(join_path(path, entry.name))
 
@@ -98,13 +101,12 @@ class Remover:
             else:
                 self._upper.marks.make_whiteout(path)
             inode.note_removed(stat)
-            directory.note_change()
+            directory.note_change(inode.type)
             self._tree.inodes.remove_name(inode, directory, name)
             self._copy_up.after_removal(inode)
 
     def _rmdir_locked(self, directory: DirectoryInode, name: str, inode: DirectoryInode) -> None:
-        if self._lookup.list_locked(inode):
-            raise os_error(errno.ENOTEMPTY, name)
+        self.require_empty_locked(inode)
         stat = self._tree.stat(inode)
         self._copy_up.directory(directory)
         below = self._tree.shows_below(directory, name)
@@ -119,7 +121,7 @@ class Remover:
                 with self._writable(path, stat):
                     self._discard_directory(path)
             inode.note_removed(stat)
-            directory.note_change()
+            directory.note_change(inode.type)
             self._tree.inodes.remove_name(inode, directory, name)
 
     def _whiteout_over(self, path: LayerPath, flags: RenameFlags) -> None:

@@ -83,15 +83,22 @@ class Renamer:
             _check_types(source, target)
         if isinstance(target, DirectoryInode) and _is_ancestor(target, old.directory):
             raise os_error(errno.ENOTEMPTY)
+        if not isinstance(target, DirectoryInode):
+            self._bring(old, new, source)
+            self._move(old, new, source, target)
+            return
+        with target.directory_lock:
+            # First of all, for a rename that is refused leaves the source alone.
+            self._remover.require_empty_locked(target)
+            self._bring(old, new, source)
+            self._remover.empty_directory_locked(target)
+            self._move(old, new, source, target)
+
+    def _bring(self, old: Name, new: Name, source: Inode) -> None:
+        """To the upper: what is renamed, and the directories that it is renamed between."""
         self._copy_up.directory(old.directory)
         self._copy_up.directory(new.directory)
         self._copy_up.inode(source)
-        if isinstance(target, DirectoryInode):
-            with target.directory_lock:
-                self._remover.empty_directory_locked(target)
-                self._move(old, new, source, target)
-            return
-        self._move(old, new, source, target)
 
     def _move(self, old: Name, new: Name, source: Inode, target: Inode | None) -> None:
         """The rename itself, all being prepared."""
@@ -112,8 +119,8 @@ class Renamer:
             self._tree.inodes.move_name(source, old, new)
             if isinstance(target, FileInode):
                 self._copy_up.after_removal(target)
-            old.directory.note_change()
-            new.directory.note_change()
+            old.directory.note_change(source.type)
+            new.directory.note_change(source.type)
             self._tree.path_epoch += 1
 
     def _rename_in_upper(self, old: LayerPath, new: LayerPath, source: Inode, *, leaves_whiteout: bool) -> None:
@@ -142,8 +149,9 @@ class Renamer:
             new_path = join_path(self._tree.upper_path(new.directory), new.name)
             self._backend.rename(old_path, new_path, RenameFlags.EXCHANGE)
             self._tree.inodes.exchange_names(old, new)
-            old.directory.note_change()
-            new.directory.note_change()
+            for directory in (old.directory, new.directory):
+                directory.note_change(source.type)
+                directory.note_change(target.type)
             self._tree.path_epoch += 1
 
     def _mark_for_move(self, directory: DirectoryInode, *, covers: bool) -> None:

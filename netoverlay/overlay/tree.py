@@ -10,6 +10,10 @@ from netoverlay.overlay.layers import LayerStack, LowerPlace
 from netoverlay.overlay.links import LinkIndex
 from netoverlay.overlay.locks import PathLock, Rank, RankedLock
 from netoverlay.overlay.merge import Found, Merge
+from netoverlay.overlay.subdirectories import SubdirectoryCounter
+
+_MERGED = 2
+"""Layers that a merged directory is of, at least."""
 
 
 class Tree:
@@ -20,6 +24,7 @@ class Tree:
         self.stack = stack
         self.merge = Merge(stack)
         self.paths = PathLock()
+        self._subdirectories = SubdirectoryCounter(stack, self.merge, self.paths, self.upper_path)
         self.rename_lock = RankedLock(Rank.RENAME)
         self.links: LinkIndex | None = None
         """Of the upper, once it has been taken over."""
@@ -94,8 +99,23 @@ class Tree:
         stat = self._stat_named(inode)
         return self._stat_unnamed(inode) if stat is None else stat
 
-    def shown(self, inode: FileInode, stat: FileStat) -> FileStat:
-        """What a layer tells of a file, with the count of links that the overlay has of it."""
+    def shown(self, inode: Inode, stat: FileStat) -> FileStat:
+        """What the layer that holds the inode tells of it, with what only the overlay knows: links, and kept times.
+
+        Must be called without PATHS for a directory.
+        """
+        if isinstance(inode, DirectoryInode):
+            return self._shown_directory(inode, stat)
+        stat = self.with_kept_ctime(inode, stat)
+        return self._shown_file(inode, stat) if isinstance(inode, FileInode) else stat
+
+    @staticmethod
+    def with_kept_ctime(inode: Inode, stat: FileStat) -> FileStat:
+        """With the ctime that it had before the upper's was moved on by what no program did."""
+        kept = inode.kept_ctime
+        return stat if kept is None or kept.real_ns != stat.ctime_ns else stat._replace(ctime_ns=kept.shown_ns)
+
+    def _shown_file(self, inode: FileInode, stat: FileStat) -> FileStat:
         if not has_links(stat):
             return stat._replace(nlink=0) if inode.unnamed is not None else stat
         if inode.links is not None:
@@ -104,16 +124,21 @@ class Tree:
             return stat._replace(nlink=self.links.count_below(inode.lower_place().layer, stat))
         return stat
 
+    def _shown_directory(self, inode: DirectoryInode, stat: FileStat) -> FileStat:
+        stat = self.with_kept_ctime(inode, stat)
+        if len(inode.lowers) + inode.in_upper < _MERGED:
+            return stat
+        return stat._replace(nlink=self._subdirectories.link_count(inode))
+
     def _stat_directory(self, inode: DirectoryInode) -> FileStat:
         if inode.removed_stat is not None:
             return inode.removed_stat
         if not inode.in_upper:
             layer, path = inode.lowers[0]
-            return layer.backend.stat(path)
+            return self.shown(inode, layer.backend.stat(path))
         with self.paths.shared():
             stat = self.stack.writable_upper().backend.stat(self.upper_path(inode))
-        # As overlayfs: the count of sub-directories of a merged directory is unknown, which is written 1.
-        return stat._replace(nlink=1) if inode.lowers else stat
+        return self.shown(inode, stat)
 
     def _stat_named(self, inode: FileInode) -> FileStat | None:
         """By path; None if it has no name, or others have put another file in its place in the lower."""

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from netoverlay.backend_api import Backend, BackendFile, LayerPath, XattrMode, os_error
+from netoverlay.overlay.acl import DEFAULT
 from netoverlay.overlay.copy_up import CopyUp
-from netoverlay.overlay.inodes import DirectoryInode, FileInode, Inode
+from netoverlay.overlay.inodes import UNKNOWN_ACL, DirectoryInode, FileInode, Inode
 from netoverlay.overlay.layers import Layer
 from netoverlay.overlay.tree import Tree
 from netoverlay.overlay.whiteouts import PRIVATE_PREFIXES
@@ -45,12 +46,14 @@ class Xattrs:
             lambda backend, path: backend.set_xattr(path, name, value, mode),
             lambda file: file.set_xattr(name, value, mode),
         )
+        _forget_acl(inode, name)
 
     def remove(self, inode: Inode, name: str) -> None:
         """Copy the inode up and remove it. ENODATA if there is none."""
         self.get(inode, name)
         self._prepare(inode, name)
         self._on(inode, lambda backend, path: backend.remove_xattr(path, name), lambda file: file.remove_xattr(name))
+        _forget_acl(inode, name)
 
     def _prepare(self, inode: Inode, name: str) -> None:
         if name.startswith(PRIVATE_PREFIXES):
@@ -81,3 +84,8 @@ class Xattrs:
                 if inode.file is not None:
                     return by_file(inode.file)
         raise os_error(errno.ESTALE)
+
+
+def _forget_acl(inode: Inode, name: str) -> None:
+    if name == DEFAULT and isinstance(inode, DirectoryInode):
+        inode.default_acl = UNKNOWN_ACL

@@ -337,3 +337,36 @@ def test_forgotten_inodes_leave_no_trace(tmp_path: Path) -> None:
     assert len(inodes) == 1
     assert not overlay.overlay.tree.root.children
     overlay.close()
+
+
+def test_what_is_moved_below_a_long_path_is_still_there(tmp_path: Path) -> None:
+    """A rename can make paths longer than the kernel takes in one call."""
+    name = "n" * 250
+    deep: Tree = {"file": b"deep"}
+    for _ in range(9):
+        deep = {name: deep}
+    write_tree(tmp_path / "lower0", {"one": deep, "other": deep})
+    overlay = Mounted(tmp_path)
+    below = "/".join([name] * 9)
+    overlay.overlay.changes().renamer.rename(overlay.name("one"), overlay.name(f"other/{below}/one"), RenameFlags.NONE)
+    far = f"other/{below}/one/{below}"
+    assert overlay.read(f"{far}/file") == b"deep"
+    overlay.write(f"{far}/file", b"D")
+    overlay.create(f"{far}/new", b"new")
+    assert overlay.tree(far) == {"file": b"Deep", "new": b"new"}
+    overlay.unlink(f"{far}/file")
+    overlay.close()
+    again = Mounted(tmp_path)
+    assert again.tree(far) == {"new": b"new"}
+    again.close()
+
+
+def test_a_refused_rename_leaves_the_source_as_it_was(tmp_path: Path) -> None:
+    write_tree(tmp_path / "lower0", {"source": {"x": b""}, "target": {"y": b""}})
+    overlay = Mounted(tmp_path)
+    before = overlay.overlay.tree.stat(overlay.inode("source"))
+    with pytest.raises(OSError, match="not empty"):
+        overlay.overlay.changes().renamer.rename(overlay.name("source"), overlay.name("target"), RenameFlags.NONE)
+    assert overlay.overlay.tree.stat(overlay.inode("source")) == before
+    assert os.listdir(tmp_path / "upper") == []
+    overlay.close()

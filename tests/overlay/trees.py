@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from netoverlay.backend_api import Access, Backend, FileType, LayerUrl
 from netoverlay.overlay import locks
-from netoverlay.overlay.creation import Owner
+from netoverlay.overlay.creation import Caller
 from netoverlay.overlay.inodes import DirectoryInode, FileInode, Inode, Name
 from netoverlay.overlay.layers import FOR_EVER_NS, UPPER_NUMBER, Layer, LayerStack, UpperLayer
 from netoverlay.overlay.overlay import Overlay
@@ -20,7 +20,7 @@ from netoverlay.overlay.whiteouts import lower_format, upper_format
 from netoverlay_local import PLUGIN
 
 Tree: TypeAlias = "dict[str, bytes | str | Tree]"
-ME = Owner(os.getuid(), os.getgid())
+ME = Caller(os.getuid(), os.getgid())
 
 locks.check_order(True)
 

@@ -160,10 +160,12 @@ GOLDEN: dict[Opcode, tuple[bytes, object]] = {
         unhex("""
             03000000          # size
             01000000          # flags XATTR_CREATE
+            01000000          # setxattr_flags ACL_KILL_SGID
+            00000000          # padding
             757365722e6100    # "user.a"
             780079            # x, zero, y
         """),
-        requests.SetxattrRequest(3, 1, "user.a", b"x\0y"),
+        requests.SetxattrRequest(3, 1, 1, "user.a", b"x\0y"),
     ),
     Opcode.GETXATTR: (
         unhex("""
@@ -255,6 +257,17 @@ def test_body(opcode: Opcode) -> None:
     decoded = row.decode(memoryview(message(opcode, body)))
     assert decoded == expected
     assert type(decoded) is type(expected)
+
+
+def test_setxattr_without_the_extension() -> None:
+    body = unhex("""
+        03000000          # size
+        02000000          # flags XATTR_REPLACE
+        757365722e6100    # "user.a"
+        780079            # x, zero, y
+    """)
+    decoded = decoding.setxattr_short(memoryview(message(Opcode.SETXATTR, body)))
+    assert decoded == requests.SetxattrRequest(3, 2, 0, "user.a", b"x\0y")
 
 
 _INIT = """
