@@ -72,12 +72,23 @@ def mount(profile: str, mountpoint: Path | None, foreground: bool, log_file: Pat
         on_ready = continue_in_child()
     from netoverlay.daemon import serve
 
-    with logs.failures_logged(to_terminal_already=foreground and log_file is None):
-        serve(settings, target, on_ready=on_ready)
+    log_on_terminal = foreground and log_file is None
+    with logs.failures_logged(to_terminal_already=log_on_terminal):
+        serve(settings, target, on_ready=on_ready, tell_user=_log_has_it if log_on_terminal else _tell_at_terminal)
 
 
 def _nothing() -> None:
     """In the foreground nobody waits for the mount to be ready."""
+
+
+def _log_has_it(line: str) -> None:
+    """What is logged where the user looks need not be told again."""
+
+
+def _tell_at_terminal(line: str) -> None:
+    """To a person, not to a script or a service manager, to whom it would look like a failure."""
+    if sys.stderr.isatty():
+        click.echo(f"netoverlay: {line}", err=True)
 
 
 @main.command()

@@ -19,6 +19,7 @@ from netoverlay.overlay.layers import FOR_EVER_NS, UPPER_NUMBER, Layer, LayerSta
 from netoverlay.overlay.whiteouts import lower_format, upper_format
 from netoverlay.wrappers.limits import LimitedBackend
 from netoverlay.wrappers.metrics import MeteredBackend
+from netoverlay.wrappers.owners import OwnersBackend
 from netoverlay.wrappers.retry import RetryingBackend
 
 _NANOSECONDS = 1_000_000_000
@@ -36,6 +37,14 @@ class ConnectedLayer:
     """Counts what reaches the layer, below the caches."""
     capabilities: Capabilities
 
+    def counts(self, ignored: int) -> bool:
+        """Whether the machine itself heeds what `ignored` (os.ST_NOSUID, os.ST_NODEV) would have ignored there.
+
+        Never of a server's files: who runs it must not become root here.
+        """
+        url = self.settings.url
+        return url.scheme == LOCAL_SCHEME and not os.statvfs(url.path).f_flag & ignored
+
     @property
     def is_upper(self) -> bool:
         """Whether it takes the changes."""
@@ -48,11 +57,15 @@ def connect_lower(profile: Profile, settings: LowerSettings, store: DiskStore) -
         backend = load_plugin(settings.url.scheme).create(settings.url, settings.options, settings.deadline)
     if settings.url.scheme == LOCAL_SCHEME:
         meter = MeteredBackend(backend)
-        return _connect(profile, settings, meter, meter)
-    meter = MeteredBackend(RetryingBackend(LimitedBackend(backend, settings.deadline), settings.deadline))
-    metadata = MetadataCache(meter, ttl=None if settings.immutable else settings.ttl)
-    # Outside, so that what version of a file is wanted is known without asking the layer.
-    return _connect(profile, settings, ContentCache(metadata, store, immutable=settings.immutable), meter)
+        stacked: Backend = meter
+    else:
+        meter = MeteredBackend(RetryingBackend(LimitedBackend(backend, settings.deadline), settings.deadline))
+        metadata = MetadataCache(meter, ttl=None if settings.immutable else settings.ttl)
+        # Outside, so that what version of a file is wanted is known without asking the layer.
+        stacked = ContentCache(metadata, store, immutable=settings.immutable)
+    if settings.owners is not None:
+        stacked = OwnersBackend(stacked, settings.owners)
+    return _connect(profile, settings, stacked, meter)
 
 
 def connect_upper(profile: Profile, settings: UpperSettings) -> ConnectedLayer:

@@ -20,6 +20,7 @@ from netoverlay.fuse.channel import Channel
 from netoverlay.fuse.mount import MountOptions, mount
 from netoverlay.fuse.negotiation import SessionSettings
 from netoverlay.fuse.session import Session
+from netoverlay.limitations import in_one_line, limitations
 from netoverlay.overlay.overlay import Overlay
 from netoverlay.overlay.workspace import UpperHeldError
 from netoverlay.status.control_server import ControlServer
@@ -38,11 +39,14 @@ GRACE_SECONDS = 10.0
 END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def serve(profile: Profile, mountpoint: Path, *, on_ready: Callable[[], None]) -> None:
+def serve(
+    profile: Profile, mountpoint: Path, *, on_ready: Callable[[], None], tell_user: Callable[[str], None]
+) -> None:
     """Mount `profile` on `mountpoint`, call `on_ready`, and return after it was unmounted and all is closed.
 
     Before `on_ready`: ConfigError if a layer cannot be connected or the upper is held, OSError if the mount cannot be
-    made; then nothing is left mounted. SIGTERM, SIGINT and SIGHUP unmount. Call it on the main thread.
+    made; then nothing is left mounted. `tell_user` gets a line, before that too, for each layer without something that
+    its user may count on. SIGTERM, SIGINT and SIGHUP unmount. Call it on the main thread.
     """
     _allow_open_files()
     with ExitStack() as cleanup:
@@ -54,12 +58,7 @@ def serve(profile: Profile, mountpoint: Path, *, on_ready: Callable[[], None]) -
         except UpperHeldError as error:
             raise ConfigError(profile.file, "upper.url", str(error.strerror)) from None
         cleanup.callback(overlay.close)
-        options = MountOptions(
-            source=str(profile.lowers[0].url),
-            allow_other=profile.mount.allow_other,
-            read_only=profile.upper is None,
-        )
-        mounted = mount(str(mountpoint), options)
+        mounted = mount(str(mountpoint), _mount_options(profile, layers))
         settings = SessionSettings(auto_inval_data=not stack.unchanging, cache_symlinks=stack.unchanging)
         session = Session(Channel(mounted.device), Bridge(overlay), settings, errno_of)
         with ExitStack() as until_served:
@@ -70,6 +69,7 @@ def serve(profile: Profile, mountpoint: Path, *, on_ready: Callable[[], None]) -
             cleanup.callback(control.stop)
             _end_on_signals(session)
             logger.info("%s is mounted on %s", profile.name, mounted.mountpoint)
+            _tell_limitations(layers, tell_user)
             on_ready()
             until_served.pop_all()
         session.run(mounted.detach, GRACE_SECONDS)
@@ -107,6 +107,23 @@ def _content_store(profile: Profile, cleanup: ExitStack) -> DiskStore:
     return store
 
 
+def _mount_options(profile: Profile, layers: list[ConnectedLayer]) -> MountOptions:
+    """ConfigError for what only root may ask for."""
+    heeded = {}
+    for key, ignored in (("suid", os.ST_NOSUID), ("dev", os.ST_NODEV)):
+        asked: bool | None = getattr(profile.mount, key)
+        if asked and os.geteuid() != 0:
+            raise ConfigError(profile.file, f"mount.{key}", "only root may mount with it; remove it, or mount as root")
+        heeded[key] = os.geteuid() == 0 and all(layer.counts(ignored) for layer in layers) if asked is None else asked
+    return MountOptions(
+        source=str(profile.lowers[0].url),
+        allow_other=profile.mount.allow_other,
+        read_only=profile.upper is None,
+        nosuid=not heeded["suid"],
+        nodev=not heeded["dev"],
+    )
+
+
 def _in_order(profile: Profile) -> tuple[LowerSettings | UpperSettings, ...]:
     """All layers, the upper first: it is at hand, and tells soonest if something is wrong."""
     return (*((profile.upper,) if profile.upper else ()), *profile.lowers)
@@ -125,6 +142,17 @@ def _connect(
 
 def _connect_layers(profile: Profile, store: DiskStore, cleanup: ExitStack) -> list[ConnectedLayer]:
     return [_connect(profile, settings, store, cleanup) for settings in _in_order(profile)]
+
+
+def _tell_limitations(layers: list[ConnectedLayer], tell_user: Callable[[str], None]) -> None:
+    """All that a layer lacks goes to the log, and what is missed to the user as well."""
+    for layer in layers:
+        name = f"{layer.settings.key} {layer.settings.url}"
+        found = limitations(layer.capabilities, is_upper=layer.is_upper, is_root=os.geteuid() == 0)
+        if line := in_one_line(name, found):
+            logger.info("%s", line)
+        if line := in_one_line(name, (limitation for limitation in found if limitation.missed)):
+            tell_user(line)
 
 
 def _end_on_signals(session: Session) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from dataclasses import dataclass
 
@@ -26,8 +25,6 @@ NOTHING_TOLD = Ownership(None, None, None)
 class Appearance:
     """How files look for which the server does not say it."""
 
-    uid: int
-    gid: int
     file_mode: int
     dir_mode: int
     modes_from_server: bool
@@ -38,8 +35,6 @@ class Appearance:
     def of(cls, options: SmbOptions, *, lists_modes: bool, has_file_ids: bool) -> Appearance:
         """As the profile says. Where listings have modes they have no owners, so that nothing asks for those."""
         return cls(
-            uid=os.geteuid() if options.uid is None else options.uid,
-            gid=os.getegid() if options.gid is None else options.gid,
             file_mode=options.file_mode,
             dir_mode=options.dir_mode,
             modes_from_server=options.permissions == "server",
@@ -60,8 +55,8 @@ class Appearance:
             kind,
             facts.size if link is None else len(link),
             mode,
-            told.uid if owned and told.uid is not None else self.uid,
-            told.gid if owned and told.gid is not None else self.gid,
+            told.uid if owned else None,
+            told.gid if owned else None,
             facts.mtime_ns,
             facts.atime_ns,
             facts.ctime_ns,

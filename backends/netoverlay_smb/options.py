@@ -9,7 +9,6 @@ from typing import Literal
 PASSWORD_KEYS = ("password_file", "password_env", "password_command", "keyring")
 """The options that say where the password is; a layer has one of them at most."""
 _MAX_MODE = 0o7777
-_MAX_ID = (1 << 32) - 2  # the last one means "none" to chown(2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +32,8 @@ class SmbOptions:
     encrypt: bool = False
     """Demand SMB 3 encryption, `seal` of mount.cifs; a server without it is refused."""
     permissions: Literal["server", "profile"] = "server"
-    """Whose word is taken for owner and mode: the server's, as far as it tells them, or that of the four options below
-    alone, which saves a request for each entry."""
-    uid: int | None = None
-    """The owner of the entries that the server names none for; None: who mounts."""
-    gid: int | None = None
-    """Their group; None: that of who mounts."""
+    """Whose word is taken for owner and mode: the server's, as far as it tells them, or that of the profile alone (the
+    two options below, and no owner), which saves a request for each entry."""
     file_mode: int = 0o755
     """The mode of the files that the server tells none of."""
     dir_mode: int = 0o755
@@ -58,10 +53,6 @@ def validate(options: SmbOptions) -> None:
         raise ValueError('password_command names no program: write ["PROGRAM", "ARGUMENT", ...]')
     if any("\0" in word for word in options.password_command):
         raise ValueError("password_command has a NUL in it, which no program can be given: remove it")
-    for key in ("uid", "gid"):
-        number = getattr(options, key)
-        if number is not None and not 0 <= number <= _MAX_ID:
-            raise ValueError(f"{key} is {number}: write a number from 0 to {_MAX_ID}, or leave it out")
     for key in ("file_mode", "dir_mode"):
         mode = getattr(options, key)
         if not 0 <= mode <= _MAX_MODE:

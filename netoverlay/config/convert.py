@@ -70,8 +70,10 @@ def _from_toml(type: type[object], value: object) -> object:
 
 
 def _choices(type: type[object], field: str) -> str:
-    """For a field that is a Literal. Not in msgspec's words, which quote the value, and not what it may be."""
-    return f"write one of: {', '.join(map(repr, typing.get_args(typing.get_type_hints(type)[field])))}"
+    """For a field that is a Literal, or one or None. Not in msgspec's words, which do not say what it may be."""
+    kinds = typing.get_args(typing.get_type_hints(type)[field])
+    literal = next((kind for kind in kinds if typing.get_origin(kind) is typing.Literal), None)
+    return f"write one of: {', '.join(map(repr, kinds if literal is None else typing.get_args(literal)))}"
 
 
 def _in_words(message: str) -> str:

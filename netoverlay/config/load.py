@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -18,6 +18,7 @@ from netoverlay.config.errors import ConfigError
 from netoverlay.config.find import ProfileFile, find_profile, private_upper
 from netoverlay.config.model import (
     CacheSettings,
+    LowerReading,
     LowerSettings,
     LowerTable,
     MountSettings,
@@ -26,6 +27,7 @@ from netoverlay.config.model import (
     UpperTable,
 )
 from netoverlay.config.overlaps import refuse_overlaps
+from netoverlay.config.owners import owner_map
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -42,13 +44,13 @@ class _Document(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
+class _Layer(Generic[T]):
     """What all layers have in common."""
 
     url: LayerUrl
     options: Any
-    common: dict[str, Any]
-    """The values of the fields of LowerTable or UpperTable."""
+    common: T
+    """A LowerTable or UpperTable."""
 
 
 def load_profile(name_or_path: str) -> Profile:
@@ -94,7 +96,7 @@ def _plain_table(table: Mapping[str, object], type: type[T], file: Path, key: st
     return to_type(table, type, file, key)
 
 
-def _read_layer(table: Mapping[str, object], type: type[msgspec.Struct], file: Path, key: str) -> _Layer:
+def _read_layer(table: Mapping[str, object], type: type[T], file: Path, key: str) -> _Layer[T]:
     """Split a layer's table into what all layers have and what only the backend of its url knows."""
     if "url" not in table:
         raise ConfigError(file, join_key(key, "url"), "missing; write the directory, or SCHEME://[USER@]HOST/PATH")
@@ -113,12 +115,14 @@ def _read_layer(table: Mapping[str, object], type: type[msgspec.Struct], file: P
     refuse_unknown(table, {"url", *common_keys, *option_keys}, file, key)
     common = to_type({name: table[name] for name in table if name in common_keys}, type, file, key)
     options = {name: table[name] for name in table if name in option_keys}
-    return _Layer(url, to_type(options, plugin.options, file, key), msgspec.structs.asdict(common))
+    return _Layer(url, to_type(options, plugin.options, file, key), common)
 
 
 def _lower_settings(table: Mapping[str, object], file: Path, key: str) -> LowerSettings:
     layer = _read_layer(table, LowerTable, file, key)
-    return LowerSettings(key=key, url=layer.url, options=layer.options, **layer.common)
+    reading = {name: getattr(layer.common, name) for name in LowerReading.__struct_fields__}
+    owners = owner_map(layer.common, file, key)
+    return LowerSettings(key=key, url=layer.url, options=layer.options, owners=owners, **reading)
 
 
 def _upper_settings(document: _Document, found: ProfileFile) -> UpperSettings | None:
@@ -132,5 +136,11 @@ def _upper_settings(document: _Document, found: ProfileFile) -> UpperSettings | 
     layer = _read_layer({"url": str(private_upper(found.name)), **table}, UpperTable, found.path, key)
     if layer.url.scheme != LOCAL_SCHEME:
         raise ConfigError(found.path, "upper.url", f"{layer.url.scheme}:// takes no changes; write a local directory")
-    work = layer.common.pop("work") or Path(f"{os.path.realpath(layer.url.path)}.work")
-    return UpperSettings(key=key, url=layer.url, options=layer.options, work=work, private=private, **layer.common)
+    return UpperSettings(
+        key=key,
+        url=layer.url,
+        options=layer.options,
+        work=layer.common.work or Path(f"{os.path.realpath(layer.url.path)}.work"),
+        private=private,
+        deadline=layer.common.deadline,
+    )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import platformdirs
 
 from netoverlay.backend_api.url import LayerUrl
+from netoverlay.wrappers.id_map import MAX_ID, OwnerMap
 
 APPLICATION = "netoverlay"
 LONGEST_SECONDS = 365 * 24 * 3600.0
@@ -20,8 +21,12 @@ def default_cache_directory() -> Path:
     return Path(platformdirs.user_cache_dir(APPLICATION))
 
 
-class LowerTable(msgspec.Struct, frozen=True, kw_only=True):
-    """The keys that every `[[lower]]` may have beside `url`."""
+NumberOrName = Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)] | str
+"""Of a user or a group of this machine."""
+
+
+class LowerReading(msgspec.Struct, frozen=True, kw_only=True):
+    """How a lower layer is read."""
 
     immutable: bool = False
     """Nobody changes what is in it while it is mounted."""
@@ -29,6 +34,22 @@ class LowerTable(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds for which what was read of a layer that is not immutable is taken to be true still."""
     deadline: Annotated[float, msgspec.Meta(gt=0, le=LONGEST_SECONDS)] = 30.0
     """Seconds within which every call to the layer returns or fails."""
+
+
+class LowerTable(LowerReading, frozen=True, kw_only=True):
+    """The keys that every `[[lower]]` may have beside `url`."""
+
+    uid: NumberOrName | None = None
+    """Shown as the owner of what `squash` says, and of what the layer names none for; None: who mounts."""
+    gid: NumberOrName | None = None
+    """As `uid`, the group."""
+    squash: Literal["none", "root", "all"] | None = None
+    """Whose files are shown as those of `uid` and `gid`, whoever the layer says they belong to.
+
+    None: all, for that of `uid` and `gid` which is given, unless there is an `idmap`; none, for the other.
+    """
+    idmap: tuple[str, ...] = ()
+    """TYPE:FROM:TO:COUNT each: COUNT ids of the layer from FROM on are shown as those from TO on."""
 
 
 class UpperTable(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,7 +61,7 @@ class UpperTable(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds within which every call to the layer returns or fails."""
 
 
-class LowerSettings(LowerTable, frozen=True, kw_only=True):
+class LowerSettings(LowerReading, frozen=True, kw_only=True):
     """A lower layer."""
 
     key: str
@@ -48,6 +69,8 @@ class LowerSettings(LowerTable, frozen=True, kw_only=True):
     url: LayerUrl
     options: Any
     """An instance of the `options` class of the url's BackendPlugin."""
+    owners: OwnerMap | None
+    """Which owners are shown for those of the layer; None: those that it tells."""
 
 
 class UpperSettings(UpperTable, frozen=True, kw_only=True):
@@ -72,6 +95,10 @@ class MountSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     allow_other: bool = False
     """Other users may reach the mount, as their permissions say; for an ordinary user /etc/fuse.conf must allow it."""
+    suid: bool | None = None
+    """Set-id bits and file capabilities count. None: if root mounts, and they count in every layer. Only root may."""
+    dev: bool | None = None
+    """Device files are devices; otherwise as `suid`."""
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):

@@ -561,28 +561,26 @@ def make_files(directory: Path) -> dict[str, tuple[int, int, int]]:
 def test_the_server_tells_modes_and_owners(smbd, tmp_path):
     """All but who serves them: those are users of the server's domain, which has no numbers for us."""
     made = make_files(tmp_path)
-    with connected(smbd, tmp_path, uid=777, gid=888) as backend:
+    with connected(smbd, tmp_path) as backend:
         found = listed(backend)
         assert found.keys() == made.keys()
         for name, (uid, gid, mode) in made.items():
             told = found[name]
             assert told.mode == mode, name
-            assert told.uid in ((uid, 777) if uid == os.geteuid() else (uid,)), name
-            assert told.gid in ((gid, 888) if gid == os.getegid() else (gid,)), name
+            assert told.uid in ((uid, None) if uid == os.geteuid() else (uid,)), name
+            assert told.gid in ((gid, None) if gid == os.getegid() else (gid,)), name
             assert backend.stat(name)._replace(atime_ns=told.atime_ns) == told, name
             if told.type is FileType.REGULAR:
                 with backend.open(name, Access.READ) as file:
                     assert file.stat()._replace(atime_ns=told.atime_ns) == told, name
 
 
-def test_the_profile_tells_modes_and_owners(smbd, tmp_path):
+def test_the_profile_tells_modes_and_nobody_owners(smbd, tmp_path):
     made = make_files(tmp_path)
-    with connected(
-        smbd, tmp_path, permissions="profile", uid=777, gid=888, file_mode=0o604, dir_mode=0o1705
-    ) as backend:
+    with connected(smbd, tmp_path, permissions="profile", file_mode=0o604, dir_mode=0o1705) as backend:
         for name, told in listed(backend).items():
             expected = 0o1705 if told.type is FileType.DIRECTORY else 0o604
-            assert (told.uid, told.gid) == (777, 888)
+            assert (told.uid, told.gid) == (None, None)
             assert told.mode in (expected, expected & ~0o222)  # what nobody may write is READONLY on Samba
             if made[name][2] & 0o200:
                 assert told.mode == expected
@@ -598,11 +596,11 @@ def test_a_share_for_macs_tells_modes(tmp_path):
         (tmp_path / "root" / f"special-{mode:o}").chmod(mode)
         made[f"special-{mode:o}"] = (0, 0, mode)
     settings = (*FRUIT_SETTINGS, "fruit:metadata = stream", "fruit:resource = stream")
-    with served(tmp_path, *settings) as server, connected(server, tmp_path / "root", uid=777, gid=888) as backend:
+    with served(tmp_path, *settings) as server, connected(server, tmp_path / "root") as backend:
         found = listed(backend)
         assert {name: told.mode for name, told in found.items()} == {name: mode for name, (_, _, mode) in made.items()}
         for name, told in found.items():
-            assert (told.uid, told.gid) == (777, 888)
+            assert (told.uid, told.gid) == (None, None)
             assert backend.stat(name)._replace(nlink=None, atime_ns=told.atime_ns) == told, name
             if told.type is FileType.REGULAR:
                 with backend.open(name, Access.READ) as file:

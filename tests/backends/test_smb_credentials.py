@@ -73,9 +73,6 @@ def file(tmp_path) -> Path:
         ({"keyring": True, "auth": "kerberos"}, "remove keyring"),
         ({"password_command": ("",)}, "no program"),
         ({"password_command": ("pass", "a\0b")}, "NUL"),
-        ({"uid": -1}, "uid"),
-        ({"uid": 0xFFFF_FFFF}, "uid"),
-        ({"gid": 1 << 32}, "gid"),
         ({"file_mode": 0o10000}, "0o7777"),
         ({"dir_mode": -1}, "dir_mode"),
     ],
@@ -92,7 +89,7 @@ def test_options_that_do_not_fit(options, said):
         {},
         {"auth": "kerberos", "encrypt": True},
         {"password_command": ("pass", "show", "")},
-        {"uid": 0, "gid": 0xFFFF_FFFE, "file_mode": 0, "dir_mode": 0o7777, "permissions": "profile"},
+        {"file_mode": 0, "dir_mode": 0o7777, "permissions": "profile"},
     ],
 )
 def test_options_that_fit(options):
@@ -100,9 +97,9 @@ def test_options_that_fit(options):
 
 
 def test_options_are_what_a_profile_can_hold():
-    table = {"password_command": ["pass", "show", "nas"], "file_mode": 0o640, "uid": 1000, "sign": False}
+    table = {"password_command": ["pass", "show", "nas"], "file_mode": 0o640, "sign": False}
     options = msgspec.convert(table, SmbOptions)
-    assert options == SmbOptions(password_command=("pass", "show", "nas"), file_mode=0o640, uid=1000, sign=False)
+    assert options == SmbOptions(password_command=("pass", "show", "nas"), file_mode=0o640, sign=False)
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"password_command": "pass show nas"}, SmbOptions)
 

@@ -89,6 +89,7 @@ def test_xdg_directories(write_profile: WriteProfile, home: Path, monkeypatch: p
     assert profile.cache.directory == home / "cache/netoverlay"
 
 
+KEYS_OF_ALL_LOWERS = "deadline, gid, idmap, immutable, squash, ttl, uid, url"
 LOWER = '[[lower]]\nurl = "/usr/share"\n'
 
 REFUSED = {
@@ -116,7 +117,7 @@ REFUSED = {
     ),
     "key of another backend": (
         LOWER + 'identity_file = "/k"\n',
-        "lower[0].identity_file: unknown key; the keys here are: deadline, immutable, ttl, url",
+        f"lower[0].identity_file: unknown key; the keys here are: {KEYS_OF_ALL_LOWERS}",
     ),
     "lower's key in the upper": (
         LOWER + '[upper]\nurl = "/var/upper"\nttl = 1\n',

@@ -17,8 +17,10 @@ from netoverlay.testing.memory_backend import ALL_CAPABILITIES, READ_ONLY_CAPABI
 from netoverlay.testing.memory_tree import MemoryTree
 from netoverlay.testing.suite.layer import Layer
 from netoverlay.testing.suite.read_only import CONTENT, DIRECTORY, FILE
+from netoverlay.wrappers.id_map import IdMap, IdRange, OwnerMap, Squash
 from netoverlay.wrappers.limits import LimitedBackend
 from netoverlay.wrappers.metrics import MeteredBackend
+from netoverlay.wrappers.owners import OwnersBackend
 from netoverlay.wrappers.retry import RetryingBackend
 
 POOR = dataclasses.replace(ALL_CAPABILITIES, link_counts=False, file_ids=False, xattrs=False, privileged_xattrs=False)
@@ -60,6 +62,27 @@ class TestRetry(WrapperSuite):
     @staticmethod
     def wrap(memory):
         return RetryingBackend(memory, 30.0)
+
+
+class TestMappedOwners(WrapperSuite):
+    @staticmethod
+    def wrap(memory):
+        ids = IdMap(ranges=(IdRange(0, 100_000, 65_536),))
+        return OwnersBackend(memory, OwnerMap(ids, ids))
+
+
+class TestSquashedOwners(WrapperSuite):
+    @staticmethod
+    def wrap(memory):
+        return OwnersBackend(memory, OwnerMap(IdMap(1000, Squash.ALL), IdMap(100, Squash.ALL)))
+
+
+class TestOwnersOfATransportThatTellsNone(WrapperSuite):
+    capabilities = dataclasses.replace(ALL_CAPABILITIES, owners=False)
+
+    @staticmethod
+    def wrap(memory):
+        return OwnersBackend(memory, OwnerMap(IdMap(1000), IdMap(100)))
 
 
 class TestMetadataCache(WrapperSuite):
