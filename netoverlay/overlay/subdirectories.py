@@ -1,7 +1,7 @@
 """st_nlink of merged directories: two, and one for each sub-directory, as programs that walk trees know it.
 
 No layer can tell it, so the names of all of them are listed, once for as long as no directory comes or goes in it.
-Where one of the layers tells no such counts (SFTP; btrfs), it is 1 before copy-up and after it: "unknown".
+Where one of the layers counts no sub-directories (SFTP, SMB, btrfs), it is 1, before copy-up and after it: "unknown".
 """
 
 from __future__ import annotations
@@ -43,15 +43,17 @@ class SubdirectoryCounter:
         self._merge = merge
         self._paths = paths
         layers = [*([] if stack.upper is None else [stack.upper]), *stack.lowers]
-        self._counting = {layer for layer in layers if (layer.backend.stat(layer.root).nlink or 0) >= _OWN_NAMES}
+        self._counting = {layer for layer in layers if _counts(layer)}
 
-    def link_count(self, directory: DirectoryInode) -> int:
-        """The st_nlink of a directory. Must be called without PATHS."""
+    def link_count(self, directory: DirectoryInode, told: int | None) -> int:
+        """The st_nlink of a directory, of which its top-most layer tells `told`. Must be called without PATHS."""
         layers: list[Layer] = [place.layer for place in directory.lowers]
         if directory.in_upper and self._upper is not None:
             layers.append(self._upper)
         if not self._counting.issuperset(layers):
             return UNKNOWN
+        if len(layers) == 1:
+            return told or UNKNOWN
         counted = directory.subdirectories
         if counted is None or counted.shape != directory.shape or _is_old(counted, directory):
             shape, now_ns = directory.shape, time.monotonic_ns()
@@ -69,6 +71,11 @@ class SubdirectoryCounter:
                     above += stat.type is FileType.DIRECTORY
         self._merge.list_below(directory.lowers, seen)
         return above + sum(listed is not None and listed.stat.type is FileType.DIRECTORY for listed in seen.values())
+
+
+def _counts(layer: Layer) -> bool:
+    """Its root has two names at least, if it counts any."""
+    return layer.capabilities.link_counts and (layer.backend.stat(layer.root).nlink or 0) >= _OWN_NAMES
 
 
 def _is_old(counted: Counted, directory: DirectoryInode) -> bool:

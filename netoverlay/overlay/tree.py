@@ -12,9 +12,6 @@ from netoverlay.overlay.locks import PathLock, Rank, RankedLock
 from netoverlay.overlay.merge import Found, Merge
 from netoverlay.overlay.subdirectories import SubdirectoryCounter
 
-_MERGED = 2
-"""Layers that a merged directory is of, at least."""
-
 
 class Tree:
     """The layers, the inodes and the locks of one mount."""
@@ -126,9 +123,8 @@ class Tree:
 
     def _shown_directory(self, inode: DirectoryInode, stat: FileStat) -> FileStat:
         stat = self.with_kept_ctime(inode, stat)
-        if len(inode.lowers) + inode.in_upper < _MERGED:
-            return stat
-        return stat._replace(nlink=self._subdirectories.link_count(inode))
+        nlink = self._subdirectories.link_count(inode, stat.nlink)
+        return stat if nlink == stat.nlink else stat._replace(nlink=nlink)
 
     def _stat_directory(self, inode: DirectoryInode) -> FileStat:
         if inode.removed_stat is not None:

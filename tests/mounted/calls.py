@@ -13,11 +13,14 @@ import mmap
 import os
 import shutil
 import stat
+import struct
 import sys
 from collections.abc import Callable
 
 Call = Callable[[], object]
 CALLS: dict[str, Call] = {}
+COUNTED = "--uncounted" not in sys.argv
+"""The base counts the sub-directories of directories."""
 
 
 def call(function: Call) -> Call:
@@ -419,6 +422,118 @@ def sync() -> object:
     directory = os.open("dir", os.O_RDONLY)
     os.fsync(directory)
     os.close(directory)
+
+
+@call
+def links_are_counted() -> object:
+    counts = [os.stat("hard").st_nlink]
+    with open("file", "ab") as file:
+        file.write(b"x")
+    counts.append(os.stat("hard").st_nlink)
+    os.unlink("file")
+    return [*counts, os.stat("hard").st_nlink]
+
+
+@call
+def directories_count_their_subdirectories() -> object:
+    counts = [os.stat("dir").st_nlink]
+    for change in (
+        lambda: os.chmod("dir", 0o700),
+        lambda: os.mkdir("dir/new"),
+        lambda: os.rename("dir/sub", "sub"),
+        lambda: os.rmdir("dir/new"),
+    ):
+        change()
+        counts.append(os.stat("dir").st_nlink)
+    return counts if COUNTED else "not counted"
+
+
+@call
+def a_file_without_a_name() -> object:
+    descriptor = os.open("dir", os.O_TMPFILE | os.O_RDWR, 0o666)
+    os.write(descriptor, b"content")
+    counts = [os.fstat(descriptor).st_nlink, len(os.listdir("dir"))]
+    os.link(f"/proc/self/fd/{descriptor}", "dir/named", follow_symlinks=True)
+    counts.append(os.fstat(descriptor).st_nlink)
+    os.close(descriptor)
+    return [counts, oct(os.stat("dir/named").st_mode)]
+
+
+@call
+def a_file_without_a_name_is_gone_when_closed() -> object:
+    descriptor = os.open("dir", os.O_TMPFILE | os.O_RDWR | os.O_EXCL, 0o600)
+    os.link(f"/proc/self/fd/{descriptor}", "dir/named", follow_symlinks=True)
+
+
+@call
+def change_a_removed_directory() -> object:
+    descriptor = os.open("empty", os.O_RDONLY)
+    os.rmdir("empty")
+    os.fchmod(descriptor, 0o711)
+    os.utime(descriptor, ns=(5, 6))
+    status = os.fstat(descriptor)
+    return [oct(status.st_mode), status.st_mtime_ns, status.st_nlink]
+
+
+@call
+def paths_of_any_length() -> object:
+    name = "n" * 250
+    home = os.open(".", os.O_RDONLY)
+    for _ in range(20):
+        os.mkdir(name)
+        os.chdir(name)
+    with open("file", "w") as file:
+        file.write("deep")
+    os.mkdir("dir")
+    os.rename("file", "dir/file")
+    found = os.listdir("dir")
+    os.unlink("dir/file")
+    os.rmdir("dir")
+    os.fchdir(home)
+    shutil.rmtree(name)
+    return found
+
+
+@call
+def access_lists() -> object:
+    """A user who is not the owner is let in by the list, and what is made in a directory inherits its default."""
+
+    def listed(*entries: tuple[int, int, int]) -> bytes:
+        return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+    none = 0xFFFF_FFFF
+    both = listed((1, 7, none), (2, 7, 23456), (4, 5, none), (16, 7, none), (32, 0, none))
+    os.setxattr("dir", "system.posix_acl_access", both)
+    os.setxattr("dir", "system.posix_acl_default", both)
+    os.chmod("dir/a", 0o600)
+    os.setxattr("dir/a", "system.posix_acl_access", both)
+    os.mkdir("dir/made", 0o777)
+    os.unlink("dir/sub/b")
+    os.rename("dir/sub", "dir/made/sub")
+    with open("dir/made/file", "w"):
+        pass
+    found = {}
+    for path in ("dir", "dir/a", "dir/made", "dir/made/file", "dir/made/sub"):
+        lists = [name for name in os.listxattr(path) if name.startswith("system.")]
+        found[path] = [oct(os.stat(path).st_mode), *(os.getxattr(path, name).hex() for name in sorted(lists))]
+    return [found, (os.geteuid() and "not root") or as_another_user("dir/a")]
+
+
+def as_another_user(path: str) -> int:
+    """The errno, or 0, of that user's opening the file for writing."""
+    child = os.fork()
+    if child == 0:
+        code = 255
+        try:
+            os.setresgid(23456, 23456, 23456)
+            os.setresuid(23456, 23456, 23456)
+            os.close(os.open(path, os.O_RDWR))
+            code = 0
+        except OSError as error:
+            code = error.errno or 255
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 @call
