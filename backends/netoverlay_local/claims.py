@@ -8,7 +8,8 @@ from netoverlay.backend_api import AttributeChange, Capabilities, FileType, NotS
 from netoverlay_local.system_calls import RenameFlag
 
 WHITEOUT_DEVICE = os.makedev(0, 0)
-PRIVILEGED_NAMESPACES = ("trusted.", "security.")
+PRIVILEGED_NAMESPACE = "trusted."
+"""Of "security." everybody may read, and the kernel says by attribute who may write."""
 
 
 class Claims:
@@ -39,7 +40,7 @@ class Claims:
 
     def require_xattr(self, name: str, operation: str) -> None:
         self.require(self.can.xattrs, operation)
-        if name.startswith(PRIVILEGED_NAMESPACES):
+        if name.startswith(PRIVILEGED_NAMESPACE):
             self.require(self.can.privileged_xattrs, f"{operation} of {name}")
 
     def require_xattr_change(self, name: str, operation: str) -> None:
@@ -50,7 +51,7 @@ class Claims:
         """Those of `names` that get_xattr() would answer."""
         if self.can.privileged_xattrs:
             return names
-        return [name for name in names if not name.startswith(PRIVILEGED_NAMESPACES)]
+        return [name for name in names if not name.startswith(PRIVILEGED_NAMESPACE)]
 
     def require_node(self, type: FileType, rdev: int) -> None:
         self.require_writable("mknod")

@@ -190,7 +190,7 @@ class Capabilities:
     xattrs: bool = False
     """Extended attributes, at least in the name space "user."."""
     privileged_xattrs: bool = False
-    """Also "trusted." and "security."."""
+    """Also "trusted.", and whatever is in "security."."""
     file_ids: bool = False
     link_counts: bool = False
     atomic_replace: bool = False

@@ -262,7 +262,8 @@ class CopyUp:
             # As overlayfs and cp(1): what the upper cannot hold, or this user may not set, does not stop the change.
             if error.errno not in (errno.EOPNOTSUPP, errno.EPERM, errno.ENODATA):
                 raise
-            logger.warning("copy-up of %s: the attribute %s is not kept: %s", source.path, name, error.strerror)
+            level = logging.INFO if error.errno == errno.EPERM else logging.WARNING
+            logger.log(level, "copy-up of %s: the attribute %s is not kept: %s", source.path, name, error.strerror)
 
     def _publish(self, temporary: LayerPath, names: list[Name], change: AttributeChange | None = None) -> None:
         """Give what was made its names, the first one last, and then the attributes of `change`.

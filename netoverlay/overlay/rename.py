@@ -127,7 +127,7 @@ class Renamer:
         """Precondition: PATHS is held exclusively."""
         if source.type is FileType.DIRECTORY:
             above = self._upper.stat_or_none(new)
-            if above is not None and self._upper.marks.is_whiteout(above):
+            if above is not None and self._upper.marks.hides(new, above):
                 # A directory cannot be renamed over a whiteout. Exchanged, the whiteout comes to hide the old name.
                 self._backend.rename(old, new, RenameFlags.EXCHANGE)
                 if not leaves_whiteout:
@@ -161,9 +161,8 @@ class Renamer:
         """
         redirect = None
         if directory.lowers:
-            layer, lower_path = directory.lowers[0]
-            redirect = f"/{lower_path[len(layer.root) :].lstrip('/')}"
-            # A whiteout or redirect between the layers can make that path lead elsewhere from the root.
+            redirect = self._path_below(directory)
+            # Others may have changed the lowers since the directory was found.
             if self._tree.merge.redirected(redirect) != directory.lowers:
                 raise os_error(errno.EXDEV)
         with self._tree.paths.shared():
@@ -177,6 +176,19 @@ class Renamer:
                 if error.errno in (errno.ENOSPC, errno.E2BIG, errno.ERANGE):
                     raise os_error(errno.EXDEV) from error
                 raise
+
+    def _path_below(self, directory: DirectoryInode) -> str:
+        """Where the lowers alone, merged, show what they hold of a directory: "/" and a path from their root."""
+        parts: list[str] = []
+        walk = directory
+        with self._tree.paths.shared():
+            while walk.names:
+                redirect = self._upper.marks.redirect(self._tree.upper_path(walk)) if walk.in_upper else None
+                if redirect is not None and redirect.startswith("/"):
+                    return "/".join([redirect, *reversed(parts)])
+                walk, name = walk.names[0]
+                parts.append(name if redirect is None else redirect)
+        return "/" + "/".join(reversed(parts))
 
 
 def _is_ancestor(directory: DirectoryInode, of: DirectoryInode) -> bool:

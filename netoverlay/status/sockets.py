@@ -27,11 +27,11 @@ def socket_name(mountpoint: str) -> str:
 
 def directories_of(user_id: int) -> list[str]:
     """Where the sockets of a user's mounts can lie, the preferred place first."""
-    if user_id == 0:
-        return [SYSTEM_DIRECTORY]
+    # Root of a user name space may not write there, and has places as a user has.
+    system = [SYSTEM_DIRECTORY] if user_id == 0 else []
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     own = [f"{runtime}/netoverlay"] if user_id == os.geteuid() and _is_private_directory(runtime, user_id) else []
-    return list(dict.fromkeys([*own, f"/run/user/{user_id}/netoverlay", f"/tmp/netoverlay-{user_id}"]))
+    return list(dict.fromkeys([*system, *own, f"/run/user/{user_id}/netoverlay", f"/tmp/netoverlay-{user_id}"]))
 
 
 @contextlib.contextmanager
