@@ -162,6 +162,9 @@ class Bridge(Operations):
         change = values.attribute_change(body)
         if change != AttributeChange():
             changes.attributes.change(inode, change)
+        elif not body.valid:
+            # All that fallocate(2), copy_file_range(2) and chown(2) of nobody leave for us to do.
+            changes.attributes.clear_privileges(inode)
         return self._attributes(inode)
 
     def statfs(self, request: RequestHeader, body: None) -> Reply:
@@ -171,6 +174,9 @@ class Bridge(Operations):
 
     def setxattr(self, request: RequestHeader, body: requests.SetxattrRequest) -> Reply:
         inode = self._inode(request.nodeid)
+        if body.flags == values.XATTR_CREATE_AND_REPLACE:
+            self._overlay.xattrs.get(inode, body.name)
+            raise os_error(errno.EEXIST)
         self._overlay.xattrs.set(inode, body.name, body.value, values.xattr_mode(body.flags))
         if body.setxattr_flags & abi.SetxattrFlag.ACL_KILL_SGID:
             mode = self._tree.stat(inode).mode
@@ -182,7 +188,7 @@ class Bridge(Operations):
         return replies.xattr(body.size, self._overlay.xattrs.get(self._inode(request.nodeid), body.name))
 
     def listxattr(self, request: RequestHeader, body: requests.ListxattrRequest) -> Reply:
-        names = self._overlay.xattrs.list(self._inode(request.nodeid))
+        names = self._overlay.xattrs.list(self._inode(request.nodeid), privileged=request.uid == 0)
         return replies.xattr(body.size, b"".join(os.fsencode(name) + b"\0" for name in names))
 
     def removexattr(self, request: RequestHeader, body: requests.NameRequest) -> Reply:

@@ -16,7 +16,8 @@ from netoverlay.cache.metadata import MetadataCache
 from netoverlay.config.errors import ConfigError, error_line
 from netoverlay.config.model import LowerSettings, Profile, UpperSettings
 from netoverlay.overlay.layers import FOR_EVER_NS, UPPER_NUMBER, Layer, LayerStack, UpperLayer
-from netoverlay.overlay.whiteouts import lower_format, upper_format
+from netoverlay.overlay.metacopy import with_data_below
+from netoverlay.overlay.whiteouts import check_work_directory, lower_format, upper_format
 from netoverlay.wrappers.limits import LimitedBackend
 from netoverlay.wrappers.metrics import MeteredBackend
 from netoverlay.wrappers.owners import OwnersBackend
@@ -86,34 +87,41 @@ def connect_upper(profile: Profile, settings: UpperSettings) -> ConnectedLayer:
 
 def layer_stack(profile: Profile, upper: ConnectedLayer | None, lowers: list[ConnectedLayer]) -> LayerStack:
     """The connected layers in their roles. ConfigError if the upper cannot be one."""
+    below: tuple[Layer, ...] = ()
+    for number, lower in reversed(list(enumerate(lowers, 1))):
+        below = (_lower_layer(lower, number, below), *below)
     stacked = None
     if upper is not None and isinstance(upper.settings, UpperSettings):
         with _blaming(profile, upper.settings):
             marks = upper_format(upper.backend, upper.capabilities)
             top = _common_directory(upper.settings)
+            root = _below(top, os.path.realpath(upper.settings.url.path))
+            work = _below(top, os.path.realpath(upper.settings.work))
+            check_work_directory(upper.backend, work)
             stacked = UpperLayer(
                 number=UPPER_NUMBER,
-                backend=upper.backend,
+                backend=with_data_below(upper.backend, marks, root, below),
                 capabilities=upper.capabilities,
                 format=marks,
                 marks=marks,
                 identity=upper.backend.identity(),
-                root=_below(top, os.path.realpath(upper.settings.url.path)),
-                work=_below(top, os.path.realpath(upper.settings.work)),
+                root=root,
+                work=work,
                 ttl_ns=FOR_EVER_NS,
             )
-    return LayerStack(stacked, tuple(_lower_layer(lower, 1 + index) for index, lower in enumerate(lowers)))
+    return LayerStack(stacked, below)
 
 
-def _lower_layer(lower: ConnectedLayer, number: int) -> Layer:
+def _lower_layer(lower: ConnectedLayer, number: int, below: tuple[Layer, ...]) -> Layer:
     ttl_ns = FOR_EVER_NS
     if isinstance(lower.settings, LowerSettings) and not lower.settings.immutable:
         ttl_ns = int(lower.settings.ttl * _NANOSECONDS)
+    marks = lower_format(lower.backend, lower.capabilities)
     return Layer(
         number=number,
-        backend=lower.backend,
+        backend=with_data_below(lower.backend, marks, "", below),
         capabilities=lower.capabilities,
-        format=lower_format(lower.backend, lower.capabilities),
+        format=marks,
         identity=lower.backend.identity(),
         root="",
         ttl_ns=ttl_ns,

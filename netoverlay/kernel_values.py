@@ -43,6 +43,8 @@ _ALLOCATE_MODES: Final = {
 }
 """fallocate(2), linux/falloc.h."""
 
+XATTR_CREATE_AND_REPLACE: Final = os.XATTR_CREATE | os.XATTR_REPLACE
+"""Which nothing can satisfy."""
 _XATTR_MODES: Final = {0: XattrMode.ANY, os.XATTR_CREATE: XattrMode.CREATE, os.XATTR_REPLACE: XattrMode.REPLACE}
 
 _NANOSECONDS: Final = 1_000_000_000
@@ -143,4 +145,6 @@ def attribute_change(body: SetattrRequest) -> AttributeChange:
         gid=body.gid if valid & abi.Fattr.GID else None,
         atime_ns=now_ns if valid & abi.Fattr.ATIME_NOW else atime_ns,
         mtime_ns=now_ns if valid & abi.Fattr.MTIME_NOW else mtime_ns,
+        atime_now=bool(valid & abi.Fattr.ATIME_NOW),
+        mtime_now=bool(valid & abi.Fattr.MTIME_NOW),
     )

@@ -8,7 +8,7 @@ import stat as stat_bits
 import struct
 
 from netoverlay.backend_api import AttributeChange, FileStat, FileType
-from netoverlay_local.system_calls import set_times
+from netoverlay_local.system_calls import Time, set_times
 
 FILE_TYPES = {file_type.value: file_type for file_type in FileType}
 TYPE_MASK = 0o170000
@@ -58,7 +58,9 @@ def apply_change(proc_path: bytes, change: AttributeChange) -> None:
     if change.mode is not None:
         os.chmod(proc_path, change.mode)
     if change.atime_ns is not None or change.mtime_ns is not None:
-        set_times(proc_path, change.atime_ns, change.mtime_ns)
+        atime: Time = "now" if change.atime_now else change.atime_ns
+        mtime: Time = "now" if change.mtime_now else change.mtime_ns
+        set_times(proc_path, atime, mtime)
 
 
 def has_mode(result: os.stat_result, mode: int) -> bool:

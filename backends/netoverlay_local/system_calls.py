@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import enum
 import os
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 OPENAT2_NUMBER: Final = 437
 """The same on every architecture, as for all system calls added since Linux 5.1."""
@@ -19,6 +19,7 @@ FALLOC_ZERO_RANGE: Final = 0x10
 """linux/falloc.h."""
 
 AT_FDCWD: Final = -100
+UTIME_NOW: Final = (1 << 30) - 1
 UTIME_OMIT: Final = (1 << 30) - 2
 """linux/fcntl.h and linux/stat.h."""
 
@@ -99,8 +100,12 @@ def renameat2(old_directory: int, old: bytes, new_directory: int, new: bytes, fl
         _raise_errno(old)
 
 
-def set_times(path: bytes, atime_ns: int | None, mtime_ns: int | None) -> None:
-    """utimensat(2), following a symbolic link at `path`; None leaves a time as it is."""
+Time: TypeAlias = int | Literal["now"] | None
+"""In nanoseconds since 1970, by the clock of the kernel, or left as it is."""
+
+
+def set_times(path: bytes, atime_ns: Time, mtime_ns: Time) -> None:
+    """utimensat(2), following a symbolic link at `path`."""
     times = _TimeSpecPair(_time_spec(atime_ns), _time_spec(mtime_ns))
     if _utimensat(AT_FDCWD, path, ctypes.addressof(times), 0) != 0:
         _raise_errno(path)
@@ -118,9 +123,11 @@ def syncfs(descriptor: int) -> None:
         _raise_errno()
 
 
-def _time_spec(time_ns: int | None) -> _TimeSpec:
+def _time_spec(time_ns: Time) -> _TimeSpec:
     if time_ns is None:
         return _TimeSpec(0, UTIME_OMIT)
+    if time_ns == "now":
+        return _TimeSpec(0, UTIME_NOW)
     return _TimeSpec(*divmod(time_ns, NANOSECONDS))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from netoverlay.backend_api.backend import Backend, BackendFile, Readable, Writable
+from netoverlay.backend_api.places import FilePlace, PlacedFile, place_of
 from netoverlay.backend_api.types import (
     Access,
     AllocateMode,
@@ -20,11 +21,19 @@ from netoverlay.backend_api.types import (
 )
 
 
-class DelegatingFile(BackendFile):
+class DelegatingFile(PlacedFile):
     """Hands every call to `inner`."""
 
     def __init__(self, inner: BackendFile) -> None:
         self.inner = inner
+
+    @property
+    def place(self) -> FilePlace | None:
+        return place_of(self.inner)
+
+    def unwrapped(self) -> BackendFile:
+        """The file below all wrappers; of one that has its own content, and may have opened none, that one itself."""
+        return innermost(self.inner)
 
     def read_into(self, offset: int, buffer: Writable) -> int:
         return self.inner.read_into(offset, buffer)
@@ -60,9 +69,8 @@ class DelegatingFile(BackendFile):
         self.inner.allocate(mode, offset, length)
 
     def copy_range(self, source: BackendFile, source_offset: int, offset: int, length: int) -> int:
-        while isinstance(source, DelegatingFile):
-            source = source.inner
-        return self.inner.copy_range(source, source_offset, offset, length)
+        """The backend that copies gets its own file, or one that tells it its place (places.py)."""
+        return self.inner.copy_range(innermost(source), source_offset, offset, length)
 
     def get_xattr(self, name: str) -> bytes:
         return self.inner.get_xattr(name)
@@ -81,6 +89,11 @@ class DelegatingFile(BackendFile):
 
     def fileno(self) -> int | None:
         return self.inner.fileno()
+
+
+def innermost(file: BackendFile) -> BackendFile:
+    """The backend's own file, of what may be in wrappers (DelegatingFile.unwrapped())."""
+    return file.unwrapped() if isinstance(file, DelegatingFile) else file
 
 
 class DelegatingBackend(Backend):

@@ -151,6 +151,10 @@ class AttributeChange:
     gid: int | None = None
     atime_ns: int | None = None
     mtime_ns: int | None = None
+    atime_now: bool = False
+    """By the layer's own clock, where that can be said, which also stamps the writes; `atime_ns` is about that."""
+    mtime_now: bool = False
+    """As `atime_now`."""
 
 
 class XattrMode(enum.Enum):

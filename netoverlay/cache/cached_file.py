@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from netoverlay.backend_api.backend import Backend, BackendFile, Writable
 from netoverlay.backend_api.delegate import DelegatingFile
-from netoverlay.backend_api.errors import StaleHandleError, os_error
+from netoverlay.backend_api.errors import NotSupportedError, StaleHandleError, os_error
+from netoverlay.backend_api.places import FilePlace
 from netoverlay.backend_api.types import Access, FileStat, LayerPath
 from netoverlay.backend_api.waiting import about_to_wait
 from netoverlay.cache.blocks import BLOCK, Blocks, Reader
@@ -63,6 +64,23 @@ class LazyFile(DelegatingFile):
     @property
     def is_closed(self) -> bool:
         return self._closed
+
+    @property
+    def place(self) -> FilePlace | None:
+        """Of the file that this one stands for: known without opening it."""
+        origin = self._origin
+        try:
+            return FilePlace.of(origin.backend.identity(), origin.path, origin.stat)
+        except NotSupportedError:
+            return None
+
+    def unwrapped(self) -> BackendFile:
+        """Itself: whoever copies it shall not open the file below in vain."""
+        return self
+
+    def fileno(self) -> int | None:
+        """None: opening the file below would tell no more, for what is cached is not local."""
+        return None
 
     def close(self) -> None:
         with self._lock:

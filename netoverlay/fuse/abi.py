@@ -311,8 +311,8 @@ INTERRUPT_IN: Final = Struct("=Q")
 """unique of the request that is interrupted."""
 FALLOCATE_IN: Final = Struct("=QQQIxxxx")
 """fh, offset, length, mode. Since 19."""
-LSEEK_IN: Final = Struct("=QQIxxxx")
-"""fh, offset, whence. Since 24."""
+LSEEK_IN: Final = Struct("=QqIxxxx")
+"""fh, offset (whatever the program gave), whence. Since 24."""
 COPY_FILE_RANGE_IN: Final = Struct("=QQQQQQQ")
 """fh_in, off_in, nodeid_out, fh_out, off_out, len, flags. Since 28."""
 

@@ -6,6 +6,7 @@ import errno
 import os
 import stat as stat_bits
 import time
+from dataclasses import replace
 from typing import NamedTuple
 
 from netoverlay.backend_api import AttributeChange, FileStat, FileType, os_error
@@ -80,10 +81,19 @@ class AttributeChanger:
             if change.mode is None and (change.uid is not None or change.gid is not None):
                 change = self._chown(inode, change)
             self._change_file(inode, change)
-            return
-        self._copy_up.inode(inode)
-        with self._tree.paths.shared():
-            self._tree.stack.writable_upper().backend.set_attributes(self._tree.upper_path(inode), change)
+        else:
+            self._copy_up.inode(inode)
+            with self._tree.paths.shared():
+                self._tree.stack.writable_upper().backend.set_attributes(self._tree.upper_path(inode), change)
+        inode.kept_ctime = None
+
+    def clear_privileges(self, inode: Inode) -> None:
+        """Take set-id bits and capabilities from a regular file, as a change of its data does; its ctime is new."""
+        if inode.type is FileType.REGULAR:
+            self._copy_up.inode(inode)
+            stat = self._tree.stat(inode)
+            # Which is what takes them all, where the upper's file system has them.
+            self.change(inode, AttributeChange(uid=stat.uid, gid=stat.gid))
 
     def _change_file(self, inode: FileInode, change: AttributeChange) -> None:
         if inode.names:
@@ -104,7 +114,7 @@ class AttributeChanger:
         mode = self._tree.stat(inode).mode
         if inode.type is not FileType.REGULAR or mode is None or not mode & (stat_bits.S_ISUID | stat_bits.S_ISGID):
             return change
-        return AttributeChange(without_set_ids(mode), change.uid, change.gid, change.atime_ns, change.mtime_ns)
+        return replace(change, mode=without_set_ids(mode))
 
 
 def _changed(stat: FileStat, change: AttributeChange) -> FileStat:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 import stat as stat_bits
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -30,7 +31,6 @@ from netoverlay.overlay.inodes import DirectoryInode, FileInode, FileKey, Inode,
 from netoverlay.overlay.layers import FOR_EVER_NS, LowerPlace, UpperLayer
 from netoverlay.overlay.links import LinkCount, LinkIndex
 from netoverlay.overlay.tree import Tree
-from netoverlay.overlay.whiteouts import PRIVATE_PREFIXES
 from netoverlay.overlay.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -124,11 +124,36 @@ class CopyUp:
             inode.links = self._index.before_change(inode.links)
         elif inode.keys and not inode.in_upper:
             self._index.note_removed_below(inode.lower_place().layer, stat)
+        if inode.in_upper and stat.nlink == 1:
+            self._keep_content(inode)
 
     def after_removal(self, inode: FileInode) -> None:
         """The name has gone. Precondition: COPY_UP and PATHS are held."""
         if inode.links is not None:
             inode.links = self._index.settle(inode.links)
+        real_ns = None if inode.removed_stat is None else inode.removed_stat.ctime_ns
+        if inode.in_upper or real_ns is None:
+            inode.kept_ctime = None
+        else:
+            # Nothing has changed in the lower, but for who holds the file.
+            kept = inode.kept_ctime
+            inode.kept_ctime = KeptTime(real_ns if kept is None else kept.real_ns, time.time_ns())
+
+    def _keep_content(self, inode: FileInode) -> None:
+        """The upper's file goes with its last name, but not for who has just found it by that name.
+
+        Where an open takes a round trip, they are told to look again (ESTALE), as on NFS.
+        """
+        if not self._upper.capabilities.local:
+            return
+        path = self._tree.upper_path(inode)
+        if inode.type is FileType.SYMLINK:
+            inode.target = self._backend.readlink(path)
+        elif inode.type is FileType.REGULAR and not inode.writable:
+            try:
+                inode.switch_file(self._backend.open(path, Access.READ_WRITE), writable=True)
+            except PermissionError:
+                logger.info("what was removed cannot be kept for who has just found it: %s", path)
 
     def _directory_locked(self, directory: DirectoryInode) -> None:
         source = directory.lowers[0]
@@ -181,6 +206,10 @@ class CopyUp:
             raise
         inode.links = links
         self._switch_backing(inode, opened)
+        if inode.names:
+            with self._tree.paths.shared():
+                ctime_ns = self._tree.with_kept_ctime(inode, stat).ctime_ns
+                self._keep_ctime(inode, self._tree.upper_path(inode), ctime_ns)
 
     def _regular_file(
         self, inode: FileInode, source: LowerPlace, temporary: LayerPath, size: int | None
@@ -236,8 +265,7 @@ class CopyUp:
             mode &= ~(stat_bits.S_ISUID | stat_bits.S_ISGID)
         if source.layer.capabilities.xattrs:
             for name in source.layer.backend.list_xattrs(source.path):
-                if not name.startswith(PRIVATE_PREFIXES):
-                    self._copy_xattr(path, name, source)
+                self._copy_xattr(path, name, source)
         self._upper.marks.record_inode_number(path, inode.ino)
         atime_ns = stat.mtime_ns if stat.atime_ns is None else stat.atime_ns
         self._backend.set_attributes(path, AttributeChange(mode=mode, atime_ns=atime_ns, mtime_ns=stat.mtime_ns))
@@ -256,8 +284,12 @@ class CopyUp:
         return True
 
     def _copy_xattr(self, path: LayerPath, name: str, source: LowerPlace) -> None:
+        shown = source.layer.format.shown_xattr(name)
+        if shown is None:
+            return
+        held = self._upper.marks.held_xattr(shown)
         try:
-            self._backend.set_xattr(path, name, source.layer.backend.get_xattr(source.path, name))
+            self._backend.set_xattr(path, held, source.layer.backend.get_xattr(source.path, name))
         except OSError as error:
             # As overlayfs and cp(1): what the upper cannot hold, or this user may not set, does not stop the change.
             if error.errno not in (errno.EOPNOTSUPP, errno.EPERM, errno.ENODATA):

@@ -142,6 +142,7 @@ class Creator:
                 if stat.file_id is not None:
                     self._tree.inodes.add_key(inode, FileKey(self._upper.number, stat.file_id))
                 directory.note_change(inode.type)
+                inode.kept_ctime = None
                 self._tree.inodes.enter(inode, directory, name)
             return Entry(inode, stat)
 

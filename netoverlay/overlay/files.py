@@ -68,6 +68,8 @@ class Files:
             layer, path = inode.lower_place()
             return layer.backend.readlink(path)
         with self._tree.paths.shared():
+            if inode.target is not None:
+                return inode.target
             return self._tree.stack.writable_upper().backend.readlink(self._tree.upper_path(inode))
 
     def release(self, handle: FileHandle) -> None:
@@ -85,6 +87,7 @@ class Files:
         if clear_set_ids:
             clear_set_id_bits(file)
         file.write_at(offset, data)
+        inode.kept_ctime = None
 
     def truncate(self, inode: FileInode, size: int, *, clear_set_ids: bool = False) -> None:
         """Set the size of a regular file, open or not. Of a lower's file only what stays is copied up."""
@@ -96,6 +99,7 @@ class Files:
             if clear_set_ids:
                 clear_set_id_bits(file)
             file.truncate(size)
+            inode.kept_ctime = None
         finally:
             self._released(inode)
 
@@ -103,15 +107,20 @@ class Files:
         """fallocate(2). EOPNOTSUPP where the upper's file system has no such mode."""
         about_to_wait()
         self._writable_file(handle.inode).allocate(mode, offset, length)
+        handle.inode.kept_ctime = None
 
     def copy_range(self, source: FileHandle, source_offset: int, target: FileHandle, offset: int, length: int) -> int:
         """Copy where the layers can do it without the data passing here; EOPNOTSUPP otherwise."""
         about_to_wait()
         writable = self._writable_file(target.inode)
-        return writable.copy_range(self._file(source.inode), source_offset, offset, length)
+        copied = writable.copy_range(self._file(source.inode), source_offset, offset, length)
+        target.inode.kept_ctime = None
+        return copied
 
     def seek(self, handle: FileHandle, offset: int, whence: int) -> int:
         """lseek(2) with SEEK_DATA or SEEK_HOLE; where the layer knows no holes, all is data."""
+        if offset < 0:
+            raise os_error(errno.ENXIO)
         file = self._file(handle.inode)
         seek = {os.SEEK_DATA: file.seek_data, os.SEEK_HOLE: file.seek_hole}.get(whence)
         if seek is None:
@@ -187,14 +196,18 @@ class Files:
         if self._tree.inodes.released(inode):
             return
         with inode.copy_up_lock:
-            if inode.handles:
+            if inode.handles or (inode.lookups and _is_orphan(inode)):
                 return
-            files = [*inode.retired, *([] if inode.file is None else [inode.file])]
-            inode.retired, inode.file, inode.writable = [], None, False
+            files = inode.take_files()
             if inode.unnamed is not None:
                 self._tree.stack.writable_upper().backend.unlink(inode.unnamed)
                 inode.unnamed = None
         _close_all(files)
+
+
+def _is_orphan(inode: FileInode) -> bool:
+    """Whether the open file is all that is left of the upper's file."""
+    return inode.in_upper and not inode.names and inode.unnamed is None and inode.links is None
 
 
 def _open(backend: Backend, path: LayerPath, *, writable: bool) -> BackendFile:

@@ -17,9 +17,11 @@ from __future__ import annotations
 import abc
 import errno
 import itertools
+import logging
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from netoverlay.backend_api import FileType, LayerPath, join_path
+from netoverlay.backend_api.waiting import about_to_wait
 from netoverlay.overlay.locks import Rank, RankedLock
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from netoverlay.overlay.layers import LowerPlace
     from netoverlay.overlay.links import LinkCount
     from netoverlay.overlay.subdirectories import Counted
+
+logger = logging.getLogger(__name__)
 
 ROOT_NODEID = 1
 UNKNOWN_ACL: Final = b""
@@ -135,6 +139,7 @@ class DirectoryInode(Inode):
 
         `type`: of what came or went under that name.
         """
+        self.kept_ctime = None
         self.version += 1
         if type is FileType.DIRECTORY:
             self.shape += 1
@@ -159,7 +164,7 @@ class DirectoryInode(Inode):
 class FileInode(Inode):
     """Anything but a directory."""
 
-    __slots__ = ("file", "keys", "links", "lower", "lower_id", "retired", "unnamed", "writable")
+    __slots__ = ("file", "keys", "links", "lower", "lower_id", "retired", "target", "unnamed", "writable")
 
     def __init__(
         self, nodeid: int, ino: int, type: FileType, lower: LowerPlace | None, key: FileKey | None, *, in_upper: bool
@@ -173,10 +178,13 @@ class FileInode(Inode):
         """It is in the index of hard links, with so many names."""
         self.unnamed: LayerPath | None = None
         """Where it is in the work directory while it never had a name (O_TMPFILE)."""
+        self.target: str | None = None
+        """Of a symbolic link that has lost its last name in the upper."""
         self.keys: tuple[FileKey, ...] = () if key is None else (key,)  # TABLE
         """By which it is found: of the lower, of the upper, or both."""
         self.file: BackendFile | None = None
-        """What all its handles read through; of the upper once it is there."""
+        """What all its handles read through; of the upper once it is there. Where its last name went without it being
+        open, it was opened, and stays so until the kernel has forgotten it: who found it by that name may still ask."""
         self.writable = False
         """`file` is open for writing."""
         self.retired: list[BackendFile] = []
@@ -187,6 +195,12 @@ class FileInode(Inode):
         if self.file is not None:
             self.retired.append(self.file)
         self.file, self.writable = file, writable
+
+    def take_files(self) -> list[BackendFile]:
+        """All that is open, to be closed: nothing is from here on. Precondition: COPY_UP is held."""
+        files = [*self.retired, *([] if self.file is None else [self.file])]
+        self.retired, self.file, self.writable = [], None, False
+        return files
 
     def lower_place(self) -> LowerPlace:
         if self.lower is None:
@@ -301,13 +315,16 @@ class InodeTable:
             inode.lookups += 1
 
     def forget(self, nodeid: int, count: int = 1) -> None:
-        """Give back `count` lookups: the kernel, or whoever here looked a name up for itself."""
+        """Give back `count` lookups: the kernel, or whoever here looked a name up for itself. Takes COPY_UP."""
         with self.lock:
             inode = self._by_nodeid.get(nodeid)
             if inode is None or inode is self.root:
                 return
             inode.lookups = max(0, inode.lookups - count)
             self._drop_unused_locked(inode)
+            unused = not inode.lookups and not inode.handles
+        if unused and isinstance(inode, FileInode) and inode.file is not None:
+            self._close(inode)
 
     def opened(self, inode: Inode) -> None:
         """A handle on the inode was opened."""
@@ -320,6 +337,17 @@ class InodeTable:
             inode.handles -= 1
             self._drop_unused_locked(inode)
             return inode.handles
+
+    def _close(self, inode: FileInode) -> None:
+        """Close what was kept open for who may still ask, and nobody can any more."""
+        about_to_wait()
+        with inode.copy_up_lock:
+            files = [] if inode.handles or inode.lookups else inode.take_files()
+        for file in files:
+            try:
+                file.close()
+            except OSError as error:
+                logger.warning("a removed file could not be closed: %s", error.strerror)
 
     def _register_locked(self, inode: Inode) -> Inode:
         """Let `inode` be found by its nodeid and ids; the one that is found by one of the ids already, if there is."""

@@ -8,7 +8,8 @@ the upper's file, in one of two forms, so that it stays true, after a crash as w
     =N   there are N names: true while the upper takes over one of the lower's names
     +N   as many as hard links in the upper, and N more (or fewer): true while the upper gains or loses a name
 
-Of a file that is still in a lower, and has lost names to whiteouts, the index keeps the number of those.
+Of a file that is still in a lower, and has lost names to whiteouts, the index keeps the number of those, and when it
+lost the last of them, in the name and ctime of an empty file.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import NamedTuple, Self
 
 from netoverlay.backend_api import Access, Backend, Creation, FileStat, LayerPath, join_path
 from netoverlay.overlay.layers import Layer
 from netoverlay.overlay.whiteouts import OverlayfsFormat
 
 DIRECTORY_NAME = "links"
-_REMOVED_MARK = "-"
+_LOST_MARK = "-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,17 @@ class LinkCount:
         return cls(int(number), value[:1] == b"=", key, int(size), int(mtime_ns))
 
 
+class Lost(NamedTuple):
+    """The names that a file of a lower has lost to whiteouts."""
+
+    number: int
+    ctime_ns: int | None
+    """When it lost the last one, which is a change of the file."""
+
+
+_NONE_LOST = Lost(0, None)
+
+
 class LinkIndex:
     """The index of one upper. What changes it is called with COPY_UP of the file, and PATHS, held."""
 
@@ -67,7 +79,7 @@ class LinkIndex:
         self._marks = marks
         self._directory = join_path(work, DIRECTORY_NAME)
         self._files: set[str] = set()
-        self._removed: dict[str, int] = {}
+        self._lost: dict[str, Lost] = {}
         with contextlib.suppress(FileNotFoundError):
             for entry in backend.list_dir(self._directory):
                 self._load(entry.name, entry.stat)
@@ -91,10 +103,12 @@ class LinkIndex:
         count = LinkCount.decode(value)
         return count if count.key in self._files else None
 
-    def count_below(self, layer: Layer, stat: FileStat) -> int:
-        """How many of the names of a lower's file are still shown."""
-        links = stat.nlink or 1
-        return links - self._removed.get(_key(layer, stat), 0) if self._removed else links
+    def shown_below(self, layer: Layer, stat: FileStat) -> FileStat:
+        """What a lower tells of a file, with the names that are still shown."""
+        lost = self._lost.get(_key(layer, stat), _NONE_LOST) if self._lost else _NONE_LOST
+        if not lost.number or stat.nlink is None:
+            return stat
+        return stat._replace(nlink=stat.nlink - lost.number, ctime_ns=lost.ctime_ns)
 
     def add(self, layer: Layer, stat: FileStat, made: LayerPath, names: int) -> LinkCount | None:
         """Index the copy of a lower's file that was `made` and is about to get `names` names, if it has more.
@@ -104,16 +118,14 @@ class LinkIndex:
         if stat.file_id is None:
             return None
         key = _key(layer, stat)
-        count = LinkCount(self.count_below(layer, stat), in_all=True, key=key, size=stat.size, mtime_ns=stat.mtime_ns)
-        if count.number <= names or not self._marks.record_link_count(made, count.encode()):
-            return None
-        if key in self._files:
-            # Of a file that had this id before, in a lower that others change.
-            self._backend.unlink(self._path(key))
-        self._make_directory()
-        self._backend.link(made, self._path(key))
-        self._files.add(key)
-        return count
+        number = self.shown_below(layer, stat).nlink or 1
+        count = LinkCount(number, in_all=True, key=key, size=stat.size, mtime_ns=stat.mtime_ns)
+        return self._enter(count, made) if count.number > names else None
+
+    def add_existing(self, layer: Layer, stat: FileStat, existing: LayerPath, names: int) -> LinkCount | None:
+        """Index the upper's file `existing`, the copy of a lower's file `stat`, which has `names` names in all."""
+        count = LinkCount(names, in_all=True, key=_key(layer, stat), size=stat.size, mtime_ns=stat.mtime_ns)
+        return self._enter(count, existing)
 
     def before_taking_over(self, count: LinkCount) -> LinkCount:
         """The upper's file is about to get one of the lower's names."""
@@ -145,19 +157,31 @@ class LinkIndex:
         `stat`: as it is shown before that.
         """
         key = _key(layer, stat)
-        before = self._removed.pop(key, 0)
-        path = self._removed_path(key, before)
+        before = self._lost.pop(key, _NONE_LOST).number
+        path = self._lost_path(key, before)
         if (stat.nlink or 1) == 1:
             if before:
                 self._backend.unlink(path)
             return
-        further = self._removed_path(key, before + 1)
+        further = self._lost_path(key, before + 1)
         if before:
             self._backend.rename(path, further)
         else:
             self._make_directory()
             self._backend.open(further, Access.READ_WRITE, create=Creation.EXCLUSIVE, mode=0o600).close()
-        self._removed[key] = before + 1
+        self._lost[key] = Lost(before + 1, self._backend.stat(further).ctime_ns)
+
+    def _enter(self, count: LinkCount, existing: LayerPath) -> LinkCount | None:
+        """None if the upper's file system cannot hold the count."""
+        if not self._marks.record_link_count(existing, count.encode()):
+            return None
+        if count.key in self._files:
+            # Of a file that had this id before, in a lower that others change.
+            self._backend.unlink(self._path(count.key))
+        self._make_directory()
+        self._backend.link(existing, self._path(count.key))
+        self._files.add(count.key)
+        return count
 
     def _make_directory(self) -> None:
         with contextlib.suppress(FileExistsError):
@@ -166,8 +190,8 @@ class LinkIndex:
     def _path(self, key: str) -> LayerPath:
         return join_path(self._directory, key)
 
-    def _removed_path(self, key: str, number: int) -> LayerPath:
-        return self._path(f"{key}{_REMOVED_MARK}{number}")
+    def _lost_path(self, key: str, number: int) -> LayerPath:
+        return self._path(f"{key}{_LOST_MARK}{number}")
 
     def _rewrite(self, count: LinkCount, *, in_all: bool) -> LinkCount:
         if count.in_all is in_all:
@@ -180,9 +204,9 @@ class LinkIndex:
         return other
 
     def _load(self, name: str, stat: FileStat) -> None:
-        key, mark, number = name.partition(_REMOVED_MARK)
+        key, mark, number = name.partition(_LOST_MARK)
         if mark:
-            self._removed[key] = int(number)
+            self._lost[key] = Lost(int(number), stat.ctime_ns)
             return
         value = self._marks.link_count(self._path(name))
         if value is None or LinkCount.decode(value).shown(stat.nlink or 1) <= 0:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from netoverlay.backend_api import FileStat, FileType, join_path, os_error
 from netoverlay.overlay.copy_up import CopyUp
 from netoverlay.overlay.inodes import DirectoryInode, FileInode, FileKey, Inode
+from netoverlay.overlay.kernel_index import KernelIndex
 from netoverlay.overlay.layers import UPPER_NUMBER
 from netoverlay.overlay.merge import Found, Listed
 from netoverlay.overlay.tree import Tree, has_links
@@ -30,6 +31,10 @@ class Lookup:
         self._tree = tree
         self._inodes = tree.inodes
         self._copy_up = copy_up
+        self._kernel_index: KernelIndex | None = None
+        upper = tree.stack.upper
+        if upper is not None and tree.links is not None:
+            self._kernel_index = KernelIndex(upper.backend, upper.work, upper.marks, tree.links)
 
     def lookup(self, directory: DirectoryInode, name: str) -> Entry | None:
         """What `name` leads to, None if nothing. The caller owes a forget()."""
@@ -76,11 +81,16 @@ class Lookup:
         lower = None if found.in_upper else found.lowers[0]
         key = None
         # Only what is known to have other names: an id alone may be that of a file which has been renamed meanwhile.
-        if stat.file_id is not None and has_links(stat):
+        if stat.file_id is not None and (found.in_upper or has_links(stat)):
             key = FileKey(UPPER_NUMBER if lower is None else lower.layer.number, stat.file_id)
-            twin = self._inodes.find(key) or self._indexed(found, key)
+            # Also for the last name of what had several: who has it open by one that went holds the same inode.
+            twin = self._inodes.find(key)
+            if twin is None and has_links(stat):
+                twin = self._indexed(found, key)
             if twin is not None:
                 return self._enter_twin(directory, name, found, twin)
+            if not has_links(stat):
+                key = None
         file = FileInode(nodeid, found.ino, stat.type, lower, key, in_upper=found.in_upper)
         file.links = found.links
         file.lower_id = None if found.in_upper else stat.file_id
@@ -111,8 +121,10 @@ class Lookup:
         upper = self._tree.stack.writable_upper()
         with self._tree.paths.shared():
             path = self._tree.upper_path(directory)
-            for entry in upper.backend.list_dir(path):
-                if upper.marks.is_whiteout(entry.stat):
+            entries = upper.backend.list_dir(path)
+            hidden = upper.marks.hidden_in(path, entries)
+            for entry in entries:
+                if entry.name in hidden:
                     seen[entry.name] = None
                     continue
                 known = directory.children.get(entry.name)
@@ -151,6 +163,8 @@ class Lookup:
             return None
         place = found.lowers[0]
         count = links.find(place.layer, found.stat)
+        if count is None and self._kernel_index is not None:
+            count = self._kernel_index.find(place, found.stat)
         if count is None:
             return None
         upper = self._tree.stack.writable_upper()

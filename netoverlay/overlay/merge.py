@@ -10,9 +10,10 @@ from __future__ import annotations
 import errno
 from typing import NamedTuple
 
-from netoverlay.backend_api import DirEntry, FileStat, FileType, LayerPath, join_path
+from netoverlay.backend_api import DirEntry, FileStat, FileType, LayerPath, join_path, split_path
 from netoverlay.overlay.layers import Layer, LayerStack, LowerPlace, UpperLayer
 from netoverlay.overlay.links import LinkCount
+from netoverlay.overlay.whiteouts import LayerFormat
 
 FOLLOW_LIMIT = 40
 """Redirects that lead to redirects: as many as the kernel follows symbolic links."""
@@ -68,7 +69,7 @@ class Merge:
         if stat is None:
             return None
         marks = upper.marks
-        if marks.is_whiteout(stat):
+        if marks.hides(path, stat):
             return Above(stat, 0, whiteout=True)
         ino = marks.recorded_inode_number(path) or upper.inode_number(path, stat)
         if stat.type is not FileType.DIRECTORY:
@@ -83,6 +84,26 @@ class Merge:
             return self._redirected(above.redirect, lowers, self._lowers, FOLLOW_LIMIT)
         return self._directories(lowers, name, FOLLOW_LIMIT)
 
+    def below_directory(
+        self, format: LayerFormat, path: LayerPath, lowers: tuple[LowerPlace, ...]
+    ) -> tuple[LowerPlace, ...]:
+        """The lower directories merged into the one at `path` of a layer above, whose parent has `lowers`."""
+        if format.is_opaque(path):
+            return ()
+        redirect = format.redirect(path)
+        if redirect is not None:
+            return self._redirected(redirect, lowers, self._lowers, FOLLOW_LIMIT)
+        return self._directories(lowers, split_path(path)[1], FOLLOW_LIMIT)
+
+    def data(self, redirect: str | None, lowers: tuple[LowerPlace, ...], name: str) -> LowerPlace | None:
+        """Where the data is of a file `name` of a layer above that has none; its directory has `lowers`."""
+        if redirect is not None:
+            *directories, name = _components(redirect)
+            if redirect.startswith("/"):
+                lowers = self.redirected(f"/{'/'.join(directories)}") if directories else self.root()
+        found = self.below(lowers, name)
+        return found.lowers[0] if found is not None and found.stat.type is FileType.REGULAR else None
+
     def redirected(self, redirect: str) -> tuple[LowerPlace, ...]:
         """Where an absolute redirect of a directory of the upper leads."""
         return self._redirected(redirect, (), self._lowers, FOLLOW_LIMIT)
@@ -94,10 +115,12 @@ class Merge:
     def list_below(self, lowers: tuple[LowerPlace, ...], seen: dict[str, Listed | None]) -> None:
         """Add the names of the merged lower directories to `seen`, which holds those above; None: hidden."""
         for layer, path in lowers:
-            for entry in _entries(layer, path):
+            entries = _entries(layer, path)
+            hidden = layer.format.hidden_in(path, entries)
+            for entry in entries:
                 if entry.name in seen:
                     continue
-                if layer.format.is_whiteout(entry.stat):
+                if entry.name in hidden:
                     seen[entry.name] = None
                     continue
                 place = LowerPlace(layer, join_path(path, entry.name))
@@ -114,7 +137,7 @@ class Merge:
             stat = layer.stat_or_none(path)
             if stat is None:
                 continue
-            if layer.format.is_whiteout(stat):
+            if layer.format.hides(path, stat):
                 break
             place = LowerPlace(layer, path)
             if top is None:
@@ -141,14 +164,25 @@ class Merge:
         self, redirect: str, lowers: tuple[LowerPlace, ...], below: tuple[Layer, ...], follows: int
     ) -> tuple[LowerPlace, ...]:
         """Where a redirect leads: a path from the roots of the layers `below`, or another name in `lowers`."""
-        absolute = redirect.startswith("/")
-        components = redirect[1:].split("/") if absolute else [redirect]
-        if follows <= 0 or any(part in ("", ".", "..") or "/" in part for part in components):
-            raise OSError(errno.EIO, f"overlay.redirect leads nowhere: {redirect!r}")
-        places = _roots(below) if absolute else lowers
+        components = _components(redirect)
+        if follows <= 0:
+            raise _leads_nowhere(redirect)
+        places = _roots(below) if redirect.startswith("/") else lowers
         for part in components:
             places = self._directories(places, part, follows - 1)
         return places
+
+
+def _components(redirect: str) -> list[str]:
+    """The names in a redirect: of a path, or the only one."""
+    components = redirect[1:].split("/") if redirect.startswith("/") else [redirect]
+    if any(part in ("", ".", "..") or "/" in part for part in components):
+        raise _leads_nowhere(redirect)
+    return components
+
+
+def _leads_nowhere(redirect: str) -> OSError:
+    return OSError(errno.EIO, f"overlay.redirect leads nowhere: {redirect!r}")
 
 
 def _roots(layers: tuple[Layer, ...]) -> tuple[LowerPlace, ...]:

@@ -121,6 +121,7 @@ class Renamer:
                 self._copy_up.after_removal(target)
             old.directory.note_change(source.type)
             new.directory.note_change(source.type)
+            source.kept_ctime = None
             self._tree.path_epoch += 1
 
     def _rename_in_upper(self, old: LayerPath, new: LayerPath, source: Inode, *, leaves_whiteout: bool) -> None:
@@ -152,6 +153,7 @@ class Renamer:
             for directory in (old.directory, new.directory):
                 directory.note_change(source.type)
                 directory.note_change(target.type)
+            source.kept_ctime = target.kept_ctime = None
             self._tree.path_epoch += 1
 
     def _mark_for_move(self, directory: DirectoryInode, *, covers: bool) -> None:

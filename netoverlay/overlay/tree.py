@@ -40,12 +40,13 @@ class Tree:
     def upper_path(self, inode: Inode) -> LayerPath:
         """Where the inode is, or would be, in the upper: under its first name.
 
-        Precondition: PATHS is held. ENOENT if it has no name any more.
+        Precondition: PATHS is held. ENOENT for a directory that has no name any more; ESTALE for a file, at which the
+        kernel looks again for what the name leads to now.
         """
         if isinstance(inode, DirectoryInode):
             return inode.upper_path(self.stack.writable_upper().root, self.path_epoch)
         if not inode.names:
-            raise os_error(errno.ENOENT)
+            raise os_error(errno.ESTALE)
         directory, name = inode.names[0]
         return join_path(self.upper_path(directory), name)
 
@@ -118,7 +119,7 @@ class Tree:
         if inode.links is not None:
             return stat._replace(nlink=inode.links.shown(stat.nlink or 1))
         if not inode.in_upper and self.links is not None:
-            return stat._replace(nlink=self.links.count_below(inode.lower_place().layer, stat))
+            return self.links.shown_below(inode.lower_place().layer, stat)
         return stat
 
     def _shown_directory(self, inode: DirectoryInode, stat: FileStat) -> FileStat:

@@ -3,28 +3,43 @@
 The format is the kernel overlayfs's (Documentation/filesystems/overlayfs.rst), so that an upper written here can be
 mounted with `mount -t overlay` and the other way round: a whiteout is the character device 0:0, an opaque directory has
 the attribute overlay.opaque = "y", a moved directory has overlay.redirect, in the name space "trusted." for root and
-"user." for others (mount option userxattr).
+"user." for others (mount option userxattr). Tools that cannot make devices write a whiteout as an empty file with the
+attribute overlay.whiteout, in a directory with overlay.opaque = "x": such are read, not written. A file with
+overlay.metacopy has its data in a layer below (metacopy.py). A program's own attribute overlay.x, of an overlay inside
+this one, is kept as overlay.overlay.x.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from typing import Protocol
 
-from netoverlay.backend_api import Backend, Capabilities, FileStat, FileType, LayerPath, LayerSetupError
+from netoverlay.backend_api import (
+    Backend,
+    BackendFile,
+    Capabilities,
+    DirEntry,
+    FileStat,
+    FileType,
+    LayerPath,
+    LayerSetupError,
+    join_path,
+    split_path,
+)
 
 WHITEOUT_DEVICE = os.makedev(0, 0)
-
-PRIVATE_PREFIXES = ("trusted.overlay.", "user.overlay.")
-"""Attributes of the format itself: never shown, never set by a program, not copied up."""
 
 
 class LayerFormat(Protocol):
     """The marks of one layer. Paths are the layer's."""
 
-    def is_whiteout(self, stat: FileStat) -> bool:
-        """Whether an entry with these attributes hides its name in all layers below."""
+    def hides(self, path: LayerPath, stat: FileStat) -> bool:
+        """Whether what stands at `path`, with these attributes, hides its name in all layers below."""
+
+    def hidden_in(self, directory: LayerPath, entries: list[DirEntry]) -> frozenset[str]:
+        """Which of a directory's entries are such."""
 
     def is_opaque(self, path: LayerPath) -> bool:
         """Whether the directory hides all content of the layers below."""
@@ -32,18 +47,33 @@ class LayerFormat(Protocol):
     def redirect(self, path: LayerPath) -> str | None:
         """Where the directory is found in the layers below: "/" and a path from their root, or another name."""
 
+    def shown_xattr(self, name: str) -> str | None:
+        """By which name a program sees an extended attribute that the layer holds; None for the format's own."""
+
+    def held_xattr(self, name: str) -> str:
+        """By which name the layer holds an extended attribute of a program."""
+
 
 class PlainFormat:
     """A layer that cannot hold marks: everything in it is what it looks like."""
 
-    def is_whiteout(self, stat: FileStat) -> bool:  # noqa: ARG002 - the protocol's signature
+    def hides(self, path: LayerPath, stat: FileStat) -> bool:  # noqa: ARG002 - the protocol's signature
         return False
+
+    def hidden_in(self, directory: LayerPath, entries: list[DirEntry]) -> frozenset[str]:  # noqa: ARG002 - as above
+        return frozenset()
 
     def is_opaque(self, path: LayerPath) -> bool:  # noqa: ARG002 - the protocol's signature
         return False
 
     def redirect(self, path: LayerPath) -> str | None:  # noqa: ARG002 - the protocol's signature
         return None
+
+    def shown_xattr(self, name: str) -> str | None:
+        return name
+
+    def held_xattr(self, name: str) -> str:
+        return name
 
 
 class OverlayfsFormat:
@@ -52,13 +82,27 @@ class OverlayfsFormat:
     def __init__(self, backend: Backend, name_space: str) -> None:
         """`name_space` is "trusted." or "user."."""
         self._backend = backend
+        self._own = f"{name_space}overlay."
+        self._escaped = f"{name_space}overlay.overlay."
         self._opaque = f"{name_space}overlay.opaque"
         self._redirect = f"{name_space}overlay.redirect"
+        self._whiteout = f"{name_space}overlay.whiteout"
+        self._metacopy = f"{name_space}overlay.metacopy"
+        self._nlink = f"{name_space}overlay.nlink"
         self._inode_number = f"{name_space}overlay.netoverlay.ino"
         self._link_count = f"{name_space}overlay.netoverlay.links"
 
-    def is_whiteout(self, stat: FileStat) -> bool:
-        return stat.type is FileType.CHARACTER_DEVICE and stat.rdev == WHITEOUT_DEVICE
+    def hides(self, path: LayerPath, stat: FileStat) -> bool:
+        if _can_be_whiteout_file(stat):
+            return self._holds_whiteout_files(split_path(path)[0]) and self._is_whiteout_file(path)
+        return _is_whiteout_device(stat)
+
+    def hidden_in(self, directory: LayerPath, entries: list[DirEntry]) -> frozenset[str]:
+        hidden = {name for name, stat in entries if _is_whiteout_device(stat)}
+        candidates = [name for name, stat in entries if _can_be_whiteout_file(stat)]
+        if candidates and self._holds_whiteout_files(directory):
+            hidden.update(name for name in candidates if self._is_whiteout_file(join_path(directory, name)))
+        return frozenset(hidden)
 
     def is_opaque(self, path: LayerPath) -> bool:
         return self._get(path, self._opaque) == b"y"
@@ -66,6 +110,14 @@ class OverlayfsFormat:
     def redirect(self, path: LayerPath) -> str | None:
         value = self._get(path, self._redirect)
         return None if value is None else os.fsdecode(value)
+
+    def shown_xattr(self, name: str) -> str | None:
+        if name.startswith(self._escaped):
+            return self._own + name[len(self._escaped) :]
+        return None if name.startswith(self._own) else name
+
+    def held_xattr(self, name: str) -> str:
+        return self._escaped + name[len(self._own) :] if name.startswith(self._own) else name
 
     def make_whiteout(self, path: LayerPath) -> None:
         """Put a whiteout at `path`. EEXIST if something stands there."""
@@ -78,6 +130,20 @@ class OverlayfsFormat:
     def set_redirect(self, path: LayerPath, target: str) -> None:
         """Merge the directory with the one at `target` ("/" and a path from the root of the layers below)."""
         self._backend.set_xattr(path, self._redirect, os.fsencode(target))
+
+    def lacks_data(self, file: BackendFile) -> bool:
+        """Whether the data of an open file is in a layer below."""
+        return _value_or_none(lambda: file.get_xattr(self._metacopy)) is not None
+
+    def lacks_data_at(self, path: LayerPath) -> bool:
+        """As lacks_data()."""
+        return self._get(path, self._metacopy) is not None
+
+    def mark_complete(self, file: BackendFile) -> None:
+        """The open file, which lacked its data, has it now."""
+        file.remove_xattr(self._metacopy)
+        if _value_or_none(lambda: file.get_xattr(self._redirect)) is not None:
+            file.remove_xattr(self._redirect)
 
     def recorded_inode_number(self, path: LayerPath) -> int | None:
         """The st_ino that the file had before it was copied up, None if it never was.
@@ -113,15 +179,44 @@ class OverlayfsFormat:
         """Undo record_link_count()."""
         self._backend.remove_xattr(path, self._link_count)
 
+    def kernel_link_count(self, path: LayerPath) -> bytes | None:
+        """How many names a file has, as overlayfs writes it (kernel_index.py)."""
+        return self._get(path, self._nlink)
+
+    def set_kernel_link_count(self, path: LayerPath, value: bytes) -> None:
+        """Write what kernel_link_count() reads."""
+        self._backend.set_xattr(path, self._nlink, value)
+
+    def _holds_whiteout_files(self, directory: LayerPath) -> bool:
+        return self._get(directory, self._opaque) == b"x"
+
+    def _is_whiteout_file(self, path: LayerPath) -> bool:
+        return self._get(path, self._whiteout) is not None
+
     def _get(self, path: LayerPath, name: str) -> bytes | None:
-        try:
-            return self._backend.get_xattr(path, name)
-        except OSError as error:
-            if error.errno in (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM):
-                return None
-            raise
+        return _value_or_none(lambda: self._backend.get_xattr(path, name))
 
 
+def _is_whiteout_device(stat: FileStat) -> bool:
+    return stat.type is FileType.CHARACTER_DEVICE and stat.rdev == WHITEOUT_DEVICE
+
+
+def _can_be_whiteout_file(stat: FileStat) -> bool:
+    return stat.size == 0 and stat.type is FileType.REGULAR
+
+
+def _value_or_none(get: Callable[[], bytes]) -> bytes | None:
+    """What `get` reads of an extended attribute, None if there is none."""
+    try:
+        return get()
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM):
+            return None
+        raise
+
+
+_INCOMPATIBLE = "work/incompat"
+"""In the work directory: what overlayfs leaves of a mount with the option "volatile"."""
 _UPPER_NEEDS = {
     "xattrs": "extended attributes",
     "whiteout_devices": "character devices 0:0 (whiteouts)",
@@ -138,6 +233,23 @@ def upper_format(backend: Backend, capabilities: Capabilities) -> OverlayfsForma
         lacks = ", ".join(missing) or "permission to write"
         raise LayerSetupError(f"it cannot be the upper layer: it lacks {lacks}; use a directory on ext4, xfs or btrfs")
     return OverlayfsFormat(backend, _name_space(capabilities))
+
+
+def check_work_directory(backend: Backend, work: LayerPath) -> None:
+    """LayerSetupError if overlayfs has left a mark that nobody may mount the upper as it is.
+
+    Its part of the work directory has the mode 0: an ordinary user does not see the mark.
+    """
+    marks = join_path(work, _INCOMPATIBLE)
+    try:
+        found = sorted(entry.name for entry in backend.list_dir(marks))
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return
+    if found:
+        raise LayerSetupError(
+            f"overlayfs was mounted on it with the option {', '.join(found)}, and a crash may have left files that are "
+            f"not whole: see to that, and remove {_INCOMPATIBLE} in its work directory"
+        )
 
 
 def lower_format(backend: Backend, capabilities: Capabilities) -> LayerFormat:

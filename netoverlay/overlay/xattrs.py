@@ -1,4 +1,4 @@
-"""Extended attributes. Those of the overlay's own format are neither shown nor set."""
+"""Extended attributes. The overlay's own are not shown; a program's of such a name is kept under another one."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import errno
 from collections.abc import Callable
 from typing import TypeVar
 
-from netoverlay.backend_api import Backend, BackendFile, LayerPath, XattrMode, os_error
-from netoverlay.overlay.acl import DEFAULT
+from netoverlay.backend_api import Backend, BackendFile, LayerPath, NotSupportedError, XattrMode, os_error
+from netoverlay.overlay.acl import ACCESS, DEFAULT
 from netoverlay.overlay.copy_up import CopyUp
 from netoverlay.overlay.inodes import UNKNOWN_ACL, DirectoryInode, FileInode, Inode
 from netoverlay.overlay.layers import Layer
 from netoverlay.overlay.tree import Tree
-from netoverlay.overlay.whiteouts import PRIVATE_PREFIXES
+
+_PRIVILEGED = "trusted."
+_NAME_SPACES = ("user.", _PRIVILEGED, "security.", "system.")
 
 _Result = TypeVar("_Result")
 
@@ -27,40 +29,61 @@ class Xattrs:
 
     def get(self, inode: Inode, name: str) -> bytes:
         """ENODATA if there is none, also where the layer holds none at all."""
-        if name.startswith(PRIVATE_PREFIXES) or not self._layer(inode).capabilities.xattrs:
+        if not name.startswith(_NAME_SPACES):
+            raise NotSupportedError(f"the extended attribute {name}")
+        layer = None if _is_removed(inode) else self._layer(inode)
+        if layer is None or not layer.capabilities.xattrs:
             raise os_error(errno.ENODATA)
-        return self._on(inode, lambda backend, path: backend.get_xattr(path, name), lambda file: file.get_xattr(name))
+        held = layer.format.held_xattr(name)
+        return self._on(inode, lambda backend, path: backend.get_xattr(path, held), lambda file: file.get_xattr(held))
 
-    def list(self, inode: Inode) -> list[str]:
-        """The names, without the overlay's own."""
-        if not self._layer(inode).capabilities.xattrs:
+    def list(self, inode: Inode, *, privileged: bool) -> list[str]:
+        """The names, without the overlay's own; those in "trusted." only for who is privileged (xattr(7))."""
+        layer = None if _is_removed(inode) else self._layer(inode)
+        if layer is None or not layer.capabilities.xattrs:
             return []
         names = self._on(inode, lambda backend, path: backend.list_xattrs(path), lambda file: file.list_xattrs())
-        return [name for name in names if not name.startswith(PRIVATE_PREFIXES)]
+        names = [shown for name in names if (shown := layer.format.shown_xattr(name)) is not None]
+        return names if privileged else [name for name in names if not name.startswith(_PRIVILEGED)]
 
     def set(self, inode: Inode, name: str, value: bytes, mode: XattrMode) -> None:
-        """Copy the inode up and set it. EPERM for the overlay's own."""
-        self._prepare(inode, name)
+        """Copy the inode up and set it. EEXIST, ENODATA by `mode`."""
+        if mode is not XattrMode.ANY and self._has(inode, name) is (mode is XattrMode.CREATE):
+            # Before it is copied up, for which there is no reason.
+            raise os_error(errno.EEXIST if mode is XattrMode.CREATE else errno.ENODATA)
+        held = self._prepare(inode, name)
         self._on(
             inode,
-            lambda backend, path: backend.set_xattr(path, name, value, mode),
-            lambda file: file.set_xattr(name, value, mode),
+            lambda backend, path: backend.set_xattr(path, held, value, mode),
+            lambda file: file.set_xattr(held, value, mode),
         )
-        _forget_acl(inode, name)
+        _noted(inode, name)
 
     def remove(self, inode: Inode, name: str) -> None:
-        """Copy the inode up and remove it. ENODATA if there is none."""
-        self.get(inode, name)
-        self._prepare(inode, name)
-        self._on(inode, lambda backend, path: backend.remove_xattr(path, name), lambda file: file.remove_xattr(name))
-        _forget_acl(inode, name)
+        """Copy the inode up and remove it. ENODATA if there is none; an ACL need not be there."""
+        if not self._has(inode, name):
+            if name in (ACCESS, DEFAULT):
+                return
+            raise os_error(errno.ENODATA)
+        held = self._prepare(inode, name)
+        self._on(inode, lambda backend, path: backend.remove_xattr(path, held), lambda file: file.remove_xattr(held))
+        _noted(inode, name)
 
-    def _prepare(self, inode: Inode, name: str) -> None:
-        if name.startswith(PRIVATE_PREFIXES):
-            raise os_error(errno.EPERM)
+    def _has(self, inode: Inode, name: str) -> bool:
+        try:
+            self.get(inode, name)
+        except OSError as error:
+            if error.errno != errno.ENODATA:
+                raise
+            return False
+        return True
+
+    def _prepare(self, inode: Inode, name: str) -> str:
+        """Copy the inode up. The name by which the upper holds the attribute."""
         if self._copy_up is None:
             raise os_error(errno.EROFS)
         self._copy_up.inode(inode)
+        return self._tree.stack.writable_upper().marks.held_xattr(name)
 
     def _layer(self, inode: Inode) -> Layer:
         """Which layer holds the inode."""
@@ -86,6 +109,12 @@ class Xattrs:
         raise os_error(errno.ESTALE)
 
 
-def _forget_acl(inode: Inode, name: str) -> None:
+def _is_removed(inode: Inode) -> bool:
+    return isinstance(inode, DirectoryInode) and inode.removed_stat is not None
+
+
+def _noted(inode: Inode, name: str) -> None:
+    """An attribute of the inode has changed."""
+    inode.kept_ctime = None
     if name == DEFAULT and isinstance(inode, DirectoryInode):
         inode.default_acl = UNKNOWN_ACL

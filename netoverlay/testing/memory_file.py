@@ -119,6 +119,8 @@ class MemoryFile(BackendFile):
             self._view.require_writable("copy_range")
             self._view.require(self._claims.server_copy, "copy_range")
             node = self.checked_node(writes=True)
+            while isinstance(source, DelegatingFile):
+                source = source.inner
             if not isinstance(source, MemoryFile) or source.tree is not self.tree:
                 raise os_error(errno.EXDEV)
             origin = source.checked_node(reads=True)

@@ -45,7 +45,7 @@ class UserMount:
         self.uid = UID if os.getuid() == 0 else os.getuid()
         self.place, self.path, self.log = place, place / "mnt", place / "log"
         for name in ("mnt", "upper", "run", "home"):
-            (place / name).mkdir()
+            (place / name).mkdir(exist_ok=True)
         (place / "run").chmod(0o700)
         (place / "profile.toml").write_text(f'{lower}\n[upper]\nurl = "{place}/upper"\n')
         if os.getuid() == 0:
