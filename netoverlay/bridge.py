@@ -163,8 +163,8 @@ class Bridge(Operations):
         if change != AttributeChange():
             changes.attributes.change(inode, change)
         elif not body.valid:
-            # All that fallocate(2), copy_file_range(2) and chown(2) of nobody leave for us to do.
-            changes.attributes.clear_privileges(inode)
+            # All that fallocate(2), copy_file_range(2), and a write to a file with capabilities leave for us to do.
+            changes.attributes.clear_privileges(inode, set_ids=request.uid != 0)
         return self._attributes(inode)
 
     def statfs(self, request: RequestHeader, body: None) -> Reply:
@@ -241,9 +241,8 @@ class Bridge(Operations):
         return replies.written(len(body.data))
 
     def flush(self, request: RequestHeader, body: requests.FlushRequest) -> Reply:
-        """Nothing is held back, so there is nothing to send."""
         del request
-        self._handles.file(body.handle)
+        self._overlay.files.flush(self._handles.file(body.handle))
         return None
 
     def release(self, request: RequestHeader, body: requests.ReleaseRequest) -> Reply:

@@ -43,6 +43,9 @@ class ConnectedLayer:
 
         Never of a server's files: who runs it must not become root here.
         """
+        if isinstance(self.settings, LowerSettings) and self.settings.owners is not None:
+            # Somebody else's set-id program, or device, would become that of who is shown as its owner.
+            return False
         url = self.settings.url
         return url.scheme == LOCAL_SCHEME and not os.statvfs(url.path).f_flag & ignored
 

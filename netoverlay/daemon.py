@@ -22,7 +22,7 @@ from netoverlay.fuse.negotiation import SessionSettings
 from netoverlay.fuse.session import Session
 from netoverlay.limitations import in_one_line, limitations
 from netoverlay.overlay.overlay import Overlay
-from netoverlay.overlay.workspace import UpperHeldError
+from netoverlay.overlay.owner import UpperHeldError
 from netoverlay.status.control_server import ControlServer
 from netoverlay.status.snapshot import (
     LayerReport,

@@ -60,6 +60,12 @@ class BackendFile(abc.ABC):
         """Write all of `data` at byte `offset`; a gap before it reads as zeros. EBADF if opened for reading."""
         raise NotSupportedError("write")
 
+    def flush(self) -> None:
+        """Hand everything written to the layer, raising what could not be; where nothing is held back, nothing.
+
+        Not a sync: the layer may lose it yet.
+        """
+
     def truncate(self, size: int) -> None:
         """Set the size in bytes; what is added reads as zeros."""
         raise NotSupportedError("truncate")
@@ -85,7 +91,11 @@ class BackendFile(abc.ABC):
         raise NotSupportedError("allocate")
 
     def copy_range(self, source: BackendFile, source_offset: int, offset: int, length: int) -> int:
-        """Copy from `source`, a file of the same backend, without moving data here. The count; 0 at its end."""
+        """Copy from `source` without moving its data here. The count, which may be less; 0 at the end of the source.
+
+        EXDEV if the layer cannot copy from there, which need not be a file of the same backend (places.py); EINVAL if
+        the ranges overlap in one file.
+        """
         raise NotSupportedError("copy_range")
 
     def get_xattr(self, name: str) -> bytes:

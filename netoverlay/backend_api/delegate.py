@@ -50,6 +50,9 @@ class DelegatingFile(PlacedFile):
     def write_at(self, offset: int, data: Readable) -> None:
         self.inner.write_at(offset, data)
 
+    def flush(self) -> None:
+        self.inner.flush()
+
     def truncate(self, size: int) -> None:
         self.inner.truncate(size)
 
@@ -70,6 +73,7 @@ class DelegatingFile(PlacedFile):
 
     def copy_range(self, source: BackendFile, source_offset: int, offset: int, length: int) -> int:
         """The backend that copies gets its own file, or one that tells it its place (places.py)."""
+        source.flush()  # what its wrappers hold back is not there to be copied
         return self.inner.copy_range(innermost(source), source_offset, offset, length)
 
     def get_xattr(self, name: str) -> bytes:

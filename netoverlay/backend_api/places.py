@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from netoverlay.backend_api.backend import BackendFile
 from netoverlay.backend_api.types import FileStat, LayerPath
-from netoverlay.backend_api.url import LayerUrl
+from netoverlay.backend_api.url import LayerUrl, parse_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,14 @@ class FilePlace:
         """The place of what is at `path` of `layer`, and looks like `stat`."""
         return cls(layer, path, stat.size, stat.mtime_ns, stat.file_id)
 
+    def url_if_reached(self, url: LayerUrl, default_port: int | None = None) -> LayerUrl | None:
+        """The url of its layer, if who is connected to `url` is so to that, too: one user at one server."""
+        try:
+            own = parse_url(self.layer)
+        except ValueError:  # a backend may name its layers as it likes
+            return None
+        return own if _login(own, default_port) == _login(url, default_port) else None
+
     def holds(self, size: int, mtime_ns: int, file_id: int | None = None) -> bool:
         """Whether what was found there, with these attributes, is what was opened, unchanged."""
         same_id = None in (self.file_id, file_id) or self.file_id == file_id
@@ -49,11 +57,6 @@ class PlacedFile(BackendFile):
 def place_of(file: BackendFile) -> FilePlace | None:
     """The place of `file`, whatever is around it; None if it tells none."""
     return file.place if isinstance(file, PlacedFile) else None
-
-
-def is_same_login(one: LayerUrl, other: LayerUrl, default_port: int | None = None) -> bool:
-    """Whether both urls are those of one user at one server: what one connection reaches the other does, too."""
-    return _login(one, default_port) == _login(other, default_port)
 
 
 def _login(url: LayerUrl, default_port: int | None) -> tuple[str, str | None, str, int | None]:

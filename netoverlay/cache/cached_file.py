@@ -34,6 +34,8 @@ class Origin:
     """When it was opened."""
     immutable: bool
     """It never changes, so nobody needs to look."""
+    has_holes: bool
+    """The layer tells where there is data."""
 
 
 class LazyFile(DelegatingFile):
@@ -78,9 +80,24 @@ class LazyFile(DelegatingFile):
         """Itself: whoever copies it shall not open the file below in vain."""
         return self
 
+    def seek_data(self, offset: int) -> int:
+        self._require_holes("seek_data")
+        return self.inner.seek_data(offset)
+
+    def seek_hole(self, offset: int) -> int:
+        self._require_holes("seek_hole")
+        return self.inner.seek_hole(offset)
+
+    def _require_holes(self, operation: str) -> None:
+        if not self._origin.has_holes:
+            raise NotSupportedError(operation)
+
     def fileno(self) -> int | None:
         """None: opening the file below would tell no more, for what is cached is not local."""
         return None
+
+    def flush(self) -> None:
+        """Nothing is written through it, and nothing opened for that."""
 
     def close(self) -> None:
         with self._lock:
@@ -210,6 +227,22 @@ class WholeFile(CachedFile):
             return done
         finally:
             self._give_back()
+
+    def seek_data(self, offset: int) -> int:
+        """All of it is data: so little is not worth asking the layer, which may be out of reach."""
+        return offset if self._is_within(offset) else super().seek_data(offset)
+
+    def seek_hole(self, offset: int) -> int:
+        """As seek_data()."""
+        return self._origin.stat.size if self._is_within(offset) else super().seek_hole(offset)
+
+    def _is_within(self, offset: int) -> bool:
+        """Whether there is data at `offset`. ENXIO if there can be none; False if the layer has to be asked."""
+        if self._closed or not self._origin.has_holes or self._has_changed():
+            return False
+        if not 0 <= offset < self._origin.stat.size:
+            raise os_error(errno.ENXIO, self._origin.path)
+        return True
 
     def fileno(self) -> int | None:
         return self._descriptor if self._origin.immutable else None

@@ -60,6 +60,7 @@ class ContentCache(DelegatingBackend):
         self._store = store
         self._immutable = immutable
         self._identity: str | None = None
+        self._has_holes = False
         self._flights: SingleFlight[str, _Fetched] = SingleFlight()
         self._blocks = Blocks(store, ahead)
         self._ahead = Ahead("fetch-ahead", ahead, self._fetch_ahead)
@@ -68,6 +69,7 @@ class ContentCache(DelegatingBackend):
 
     def connect(self) -> Capabilities:
         capabilities = self.inner.connect()
+        self._has_holes = capabilities.holes
         try:
             self._identity = self.inner.identity()
         except NotSupportedError:
@@ -96,7 +98,7 @@ class ContentCache(DelegatingBackend):
         if identity is not None:
             stat = self.inner.stat(path)
             if self._may_keep(stat):
-                origin = Origin(self.inner, path, stat, self._immutable)
+                origin = self._origin(path, stat)
                 return self._open_cached(origin, entry_key(identity, path, *version(stat)))
         return self.inner.open(path, access, create=create, truncate=truncate, mode=mode)
 
@@ -116,6 +118,9 @@ class ContentCache(DelegatingBackend):
         if stat.type is not FileType.REGULAR:
             return False
         return self._immutable or time.time_ns() - stat.mtime_ns > YOUNG_SECONDS * 1e9
+
+    def _origin(self, path: LayerPath, stat: FileStat) -> Origin:
+        return Origin(self.inner, path, stat, immutable=self._immutable, has_holes=self._has_holes)
 
     def _open_cached(self, origin: Origin, key: str) -> BackendFile:
         if origin.stat.size > WHOLE_FILE:
@@ -169,7 +174,7 @@ class ContentCache(DelegatingBackend):
             if key not in self._store:
                 with self._lock:
                     self._fetched_ahead[key] = None
-                self._flights.do(key, lambda: self._fetch(Origin(self.inner, path, stat, self._immutable), key))
+                self._flights.do(key, lambda: self._fetch(self._origin(path, stat), key))
         return ()
 
     def _note_use(self, key: str) -> None:

@@ -80,24 +80,29 @@ class AttributeChanger:
         if isinstance(inode, FileInode):
             if change.mode is None and (change.uid is not None or change.gid is not None):
                 change = self._chown(inode, change)
-            self._change_file(inode, change)
+            try:
+                self._change_file(inode, change)
+            finally:
+                inode.may_have_set_ids = True
         else:
             self._copy_up.inode(inode)
             with self._tree.paths.shared():
                 self._tree.stack.writable_upper().backend.set_attributes(self._tree.upper_path(inode), change)
         inode.kept_ctime = None
 
-    def clear_privileges(self, inode: Inode) -> None:
-        """Take set-id bits and capabilities from a regular file, as a change of its data does; its ctime is new."""
+    def clear_privileges(self, inode: Inode, *, set_ids: bool) -> None:
+        """Take capabilities and, if asked, set-id bits from a regular file, as a change of its data does."""
         if inode.type is FileType.REGULAR:
             self._copy_up.inode(inode)
             stat = self._tree.stat(inode)
-            # Which is what takes them all, where the upper's file system has them.
-            self.change(inode, AttributeChange(uid=stat.uid, gid=stat.gid))
+            # Which is what takes them all, where the upper's file system has them; a mode is set after it.
+            self.change(inode, AttributeChange(mode=None if set_ids else stat.mode, uid=stat.uid, gid=stat.gid))
 
     def _change_file(self, inode: FileInode, change: AttributeChange) -> None:
         if inode.names:
             self._copy_up.file(inode)
+            if self._change_written(inode, change):
+                return
             with self._tree.paths.shared():
                 if inode.names:
                     backend = self._tree.stack.writable_upper().backend
@@ -109,6 +114,17 @@ class AttributeChanger:
             if inode.file is None:
                 raise os_error(errno.ESTALE)
             inode.file.set_attributes(change)
+
+    @staticmethod
+    def _change_written(inode: FileInode, change: AttributeChange) -> bool:
+        """Through the file that is open for writing, if there is one: what was written through it must come before."""
+        if not inode.writable:
+            return False
+        with inode.copy_up_lock:
+            if inode.file is None or not inode.writable:
+                return False
+            inode.file.set_attributes(change)
+            return True
 
     def _chown(self, inode: FileInode, change: AttributeChange) -> AttributeChange:
         mode = self._tree.stat(inode).mode

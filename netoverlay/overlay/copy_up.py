@@ -35,6 +35,8 @@ from netoverlay.overlay.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
+CAPABILITY = "security.capability"
+_SEVERAL = 2
 COPY_ATTEMPTS = 3
 """How often a file is copied that changes in the lower while it is being read."""
 
@@ -87,12 +89,22 @@ class CopyUp:
     def file(self, inode: FileInode, size: int | None = None) -> None:
         """Bring a file to the upper; of its content only the first `size` bytes, if given. Takes COPY_UP."""
         while not inode.in_upper:
+            self._drop_replaced(inode)
             for name in list(inode.names):
                 self.directory(name.directory)
             with inode.copy_up_lock:
                 # A further name may have turned up in a directory that is not in the upper yet.
                 if all(name.directory.in_upper for name in inode.names):
                     self._file_locked(inode, size)
+
+    def _drop_replaced(self, inode: FileInode) -> None:
+        """Forget names that stand for other files by now, in a lower that others change."""
+        if len(inode.names) < _SEVERAL or inode.lower_place().layer.ttl_ns == FOR_EVER_NS:
+            return
+        for directory, name in list(inode.names):
+            found = self._tree.merge.below(directory.lowers, name)
+            if found is None or found.stat.file_id != inode.lower_id:
+                self._tree.inodes.remove_name(inode, directory, name)
 
     def adopt_name(self, inode: FileInode, directory: DirectoryInode, name: str) -> None:
         """Give a file that was copied up one more of the names that it had in the lower.
@@ -107,6 +119,7 @@ class CopyUp:
 
     def _take_over_locked(self, inode: FileInode, path: LayerPath) -> None:
         """Preconditions: COPY_UP is held, and PATHS exclusively."""
+        inode.links = self._index.current(inode.links)
         if inode.links is None:
             existing = self._tree.upper_path(inode)
         else:
@@ -116,28 +129,41 @@ class CopyUp:
         self._backend.link(existing, path)
         if inode.links is not None:
             inode.links = self._index.settle(inode.links)
-        self._keep_ctime(inode, path, before.ctime_ns)
+        after = self._backend.stat(path)
+        if (after.mtime_ns, after.size) == (before.mtime_ns, before.size):  # else it was written to meanwhile
+            self._keep_ctime(inode, path, before)
+
+    def before_change(self, inode: FileInode) -> None:
+        """The upper's file is about to get a new name, or to lose one. Precondition: COPY_UP and PATHS are held."""
+        inode.links = self._index.current(inode.links)
+        if inode.links is not None:
+            inode.links = self._index.before_change(inode.links)
 
     def before_removal(self, inode: FileInode, stat: FileStat) -> None:
         """A name of a file, which is shown as `stat`, is about to go. Precondition: COPY_UP and PATHS are held."""
-        if inode.links is not None:
-            inode.links = self._index.before_change(inode.links)
-        elif inode.keys and not inode.in_upper:
-            self._index.note_removed_below(inode.lower_place().layer, stat)
+        self.before_change(inode)
         if inode.in_upper and stat.nlink == 1:
             self._keep_content(inode)
 
-    def after_removal(self, inode: FileInode) -> None:
-        """The name has gone. Precondition: COPY_UP and PATHS are held."""
-        if inode.links is not None:
-            inode.links = self._index.settle(inode.links)
-        real_ns = None if inode.removed_stat is None else inode.removed_stat.ctime_ns
-        if inode.in_upper or real_ns is None:
+    def after_removal(self, inode: FileInode, stat: FileStat) -> None:
+        """A name of a file, which was shown as `stat`, has gone. Precondition: COPY_UP and PATHS are held.
+
+        Never fails, for the name has gone. A count that stays too high, after a crash as well, only keeps the file in
+        the index; one that is too low would part its names.
+        """
+        try:
+            if inode.links is not None:
+                inode.links = self._index.settle(inode.links)
+            elif inode.keys and not inode.in_upper:
+                self._index.note_removed_below(inode.lower_place().layer, stat)
+        except OSError as error:
+            logger.warning("the number of hard links of a file is not noted: %s", error.strerror)
+        if inode.in_upper or stat.ctime_ns is None:
             inode.kept_ctime = None
         else:
             # Nothing has changed in the lower, but for who holds the file.
             kept = inode.kept_ctime
-            inode.kept_ctime = KeptTime(real_ns if kept is None else kept.real_ns, time.time_ns())
+            inode.kept_ctime = KeptTime(stat.ctime_ns if kept is None else kept.real_ns, time.time_ns())
 
     def _keep_content(self, inode: FileInode) -> None:
         """The upper's file goes with its last name, but not for who has just found it by that name.
@@ -172,7 +198,7 @@ class CopyUp:
             self._workspace.discard(temporary)
             raise
         with self._tree.paths.shared():
-            self._keep_ctime(directory, self._tree.upper_path(directory), stat.ctime_ns)
+            self._keep_ctime(directory, self._tree.upper_path(directory), stat)
         directory.in_upper = True
 
     def _file_locked(self, inode: FileInode, size: int | None) -> None:
@@ -208,8 +234,7 @@ class CopyUp:
         self._switch_backing(inode, opened)
         if inode.names:
             with self._tree.paths.shared():
-                ctime_ns = self._tree.with_kept_ctime(inode, stat).ctime_ns
-                self._keep_ctime(inode, self._tree.upper_path(inode), ctime_ns)
+                self._keep_ctime(inode, self._tree.upper_path(inode), self._tree.with_kept_ctime(inode, stat))
 
     def _regular_file(
         self, inode: FileInode, source: LowerPlace, temporary: LayerPath, size: int | None
@@ -261,11 +286,14 @@ class CopyUp:
     def _copy_attributes(self, path: LayerPath, stat: FileStat, source: LowerPlace, inode: Inode) -> None:
         """Owner before xattrs, for a change of owner drops capabilities; the mode last, for it may forbid the rest."""
         mode = None if stat.type is FileType.SYMLINK else stat.mode
-        if not self._copy_owner(path, stat) and mode is not None:
+        # Where a layer does not tell whose a file is, its owner here has not given these rights.
+        trusted = source.layer.capabilities.owners or stat.type is FileType.DIRECTORY
+        if not (self._copy_owner(path, stat) and trusted) and mode is not None:
             mode &= ~(stat_bits.S_ISUID | stat_bits.S_ISGID)
         if source.layer.capabilities.xattrs:
             for name in source.layer.backend.list_xattrs(source.path):
-                self._copy_xattr(path, name, source)
+                if trusted or name != CAPABILITY:
+                    self._copy_xattr(path, name, source)
         self._upper.marks.record_inode_number(path, inode.ino)
         atime_ns = stat.mtime_ns if stat.atime_ns is None else stat.atime_ns
         self._backend.set_attributes(path, AttributeChange(mode=mode, atime_ns=atime_ns, mtime_ns=stat.mtime_ns))
@@ -335,13 +363,17 @@ class CopyUp:
         yield
         for directory, path, stat in zip(directories, paths, times, strict=True):
             self._settle(path, AttributeChange(atime_ns=stat.atime_ns, mtime_ns=stat.mtime_ns))
-            self._keep_ctime(directory, path, stat.ctime_ns)
+            self._keep_ctime(directory, path, stat)
 
-    def _keep_ctime(self, inode: Inode, path: LayerPath, shown_ns: int | None) -> None:
+    def _keep_ctime(self, inode: Inode, path: LayerPath, before: FileStat) -> None:
         """What was done at `path` of the upper has changed nothing for a program, so neither does its ctime."""
-        real_ns = self._backend.stat(path).ctime_ns
-        if real_ns is not None and shown_ns is not None:
-            inode.kept_ctime = KeptTime(real_ns, shown_ns)
+        try:
+            real_ns = self._backend.stat(path).ctime_ns
+        except OSError as error:
+            logger.warning("copy-up: the ctime of %s is not as it was: %s", path, error.strerror)
+            return
+        if real_ns is not None:
+            inode.kept_ctime = KeptTime(real_ns, before.mtime_ns if before.ctime_ns is None else before.ctime_ns)
 
     def _settle(self, path: LayerPath, change: AttributeChange) -> None:
         """Set attributes once the copy is published: it stands, so a failure now must not be taken for its failure."""

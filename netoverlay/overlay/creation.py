@@ -7,6 +7,7 @@ that the name never shows what the whiteout hid. Otherwise it is made in place.
 from __future__ import annotations
 
 import errno
+import logging
 import stat as stat_bits
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ from netoverlay.overlay.lookup import Entry, Lookup
 from netoverlay.overlay.merge import Above, Found
 from netoverlay.overlay.tree import Tree
 from netoverlay.overlay.workspace import Workspace
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +139,7 @@ class Creator:
         with directory.directory_lock:
             above = self._prepare_locked(directory, name)
             with inode.copy_up_lock, self._tree.paths.shared():
-                if inode.links is not None and self._tree.links is not None:
-                    inode.links = self._tree.links.before_change(inode.links)
+                self._copy_up.before_change(inode)
                 stat = self._link_locked(inode, join_path(self._tree.upper_path(directory), name), above)
                 if stat.file_id is not None:
                     self._tree.inodes.add_key(inode, FileKey(self._upper.number, stat.file_id))
@@ -153,10 +155,15 @@ class Creator:
         with self._discarding_on_failure(temporary or path):
             if temporary is not None:
                 self._backend.rename(temporary, path)
-            if inode.unnamed is not None:
-                self._backend.unlink(inode.unnamed)
-                inode.unnamed = None
-            return self._tree.shown(inode, self._backend.stat(path))
+            stat = self._backend.stat(path)
+        unnamed, inode.unnamed = inode.unnamed, None
+        if unnamed is not None:
+            stat = stat._replace(nlink=1)
+            try:
+                self._backend.unlink(unnamed)
+            except OSError as error:
+                logger.warning("a name in the work directory stays until the next mount: %s", error.strerror)
+        return self._tree.shown(inode, stat)
 
     def _make(
         self,
@@ -271,7 +278,7 @@ class Creator:
             return
 
     def _enter_locked(self, directory: DirectoryInode, name: str, stat: FileStat, path: LayerPath) -> Entry:
-        directory.note_change(stat.type)
+        directory.note_change(stat.type, 1)
         ino = self._upper.inode_number(path, stat)
         return self._lookup.enter_locked(directory, name, Found(stat, ino, in_upper=True, lowers=()))
 

@@ -1,8 +1,14 @@
-"""Reading directories: one listing for each opendir, offered entry by entry with positions that stay."""
+"""Reading directories: one listing for each opendir, offered entry by entry with positions that stay.
+
+A position belongs to a name for as long as the directory's inode lives, whoever reads: the kernel goes on, from what it
+has cached of another reader's listing, wherever that ended.
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
+from operator import itemgetter
 from typing import NamedTuple
 
 from netoverlay.backend_api import FileType
@@ -12,9 +18,6 @@ from netoverlay.overlay.lookup import Entry, Lookup
 from netoverlay.overlay.merge import Listed
 from netoverlay.overlay.tree import Tree
 
-DOTS = 2
-"""The entries before the listing: "." and ".."."""
-
 
 class Offered(NamedTuple):
     """One entry of a directory."""
@@ -23,7 +26,7 @@ class Offered(NamedTuple):
     ino: int
     type: FileType
     position: int
-    """Where to go on after it: what telldir(3) shows. Stays valid until the directory is closed or rewound."""
+    """Where to go on after it: what telldir(3) shows."""
     listed: Listed | None
     """None for "." and ".."."""
 
@@ -48,16 +51,29 @@ class Directories:
         """The entries from `position` on. 0 lists anew. Precondition: DIRECTORY of the handle's inode is held."""
         directory = handle.inode
         if position == 0 or handle.listing is None:
-            handle.version = directory.version
-            handle.listing = self._lookup.list_locked(directory)
+            self._list_locked(handle)
         parent = directory.names[0].directory if directory.names else directory
         for index, (name, inode) in enumerate(((".", directory), ("..", parent))):
             if position <= index:
                 yield Offered(name, inode.ino, FileType.DIRECTORY, index + 1, None)
-        start = max(0, position - DOTS)
-        for index in range(start, len(handle.listing)):
-            listed = handle.listing[index]
-            yield Offered(listed.name, listed.ino, listed.stat.type, index + 1 + DOTS, listed)
+        listing = handle.listing or []
+        for index in range(bisect_right(handle.positions, position), len(listing)):
+            listed = listing[index]
+            yield Offered(listed.name, listed.ino, listed.stat.type, handle.positions[index], listed)
+
+    def _list_locked(self, handle: DirectoryHandle) -> None:
+        directory = handle.inode
+        handle.version = directory.version
+        before = directory.positions
+        placed = [
+            (before.get(listed.name) or next(directory.next_position), listed)
+            for listed in self._lookup.list_locked(directory)
+        ]
+        if before:
+            placed.sort(key=itemgetter(0))
+        directory.positions = {listed.name: position for position, listed in placed}
+        handle.positions = [position for position, _ in placed]
+        handle.listing = [listed for _, listed in placed]
 
     def entry_locked(self, handle: DirectoryHandle, listed: Listed) -> Entry | None:
         """The inode of a listed name, with a lookup counted; None if the name went meanwhile.

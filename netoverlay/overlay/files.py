@@ -53,7 +53,7 @@ class Files:
         except BaseException:
             self._released(inode)
             raise
-        return FileHandle(inode)
+        return FileHandle(inode, access.writes)
 
     def adopt(self, inode: FileInode, file: BackendFile) -> FileHandle:
         """A handle on a file that was just created and is open for reading and writing as `file`."""
@@ -84,8 +84,13 @@ class Files:
         """Write all of `data`. `clear_set_ids`: as a write by an ordinary user does (inode(7))."""
         inode = handle.inode
         file = self._writable_file(inode)
-        if clear_set_ids:
-            clear_set_id_bits(file)
+        if clear_set_ids and inode.may_have_set_ids:
+            inode.may_have_set_ids = False  # first, for a chmod(2) meanwhile sets it again
+            try:
+                clear_set_id_bits(file)
+            except BaseException:
+                inode.may_have_set_ids = True
+                raise
         file.write_at(offset, data)
         inode.kept_ctime = None
 
@@ -132,6 +137,16 @@ class Files:
             if offset >= size:
                 raise os_error(errno.ENXIO) from None
             return offset if whence == os.SEEK_DATA else size
+
+    def flush(self, handle: FileHandle) -> None:
+        """close(2) of a descriptor: what was written goes to the layer, and what could not is told. No sync.
+
+        Only to who may have written: who closes a file that he read must not take the error from who wrote to it.
+        """
+        inode = handle.inode
+        file = inode.file
+        if handle.writes and inode.writable and file is not None:
+            file.flush()
 
     def sync(self, handle: FileHandle, *, data_only: bool) -> None:
         """fsync(2). Nothing of a lower's file can be unsynced."""
@@ -199,10 +214,12 @@ class Files:
             if inode.handles or (inode.lookups and _is_orphan(inode)):
                 return
             files = inode.take_files()
-            if inode.unnamed is not None:
-                self._tree.stack.writable_upper().backend.unlink(inode.unnamed)
-                inode.unnamed = None
-        _close_all(files)
+            unnamed, inode.unnamed = inode.unnamed, None
+        with ExitStack() as stack:
+            stack.callback(_close_all, files)
+            if unnamed is not None:
+                # If it fails, the next mount sweeps it.
+                self._tree.stack.writable_upper().backend.unlink(unnamed)
 
 
 def _is_orphan(inode: FileInode) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from netoverlay.backend_api import os_error
 from netoverlay.overlay.inodes import DirectoryInode, FileInode
@@ -20,14 +20,18 @@ class FileHandle:
     """One open(2) of a file. What it may do with the file the kernel checks."""
 
     inode: FileInode
+    writes: bool = True
+    """What could not be written is told to who closes it."""
 
 
 @dataclass(slots=True, eq=False)
 class DirectoryHandle:
-    """One opendir(3). Its listing is made at the first read and at each rewind; positions count its entries."""
+    """One opendir(3). Its listing is made at the first read and at each rewind."""
 
     inode: DirectoryInode
     listing: list[Listed] | None = None
+    """In the order of their positions."""
+    positions: list[int] = field(default_factory=list)
     version: int = -1
     """The directory's version that the listing shows."""
 

@@ -18,6 +18,7 @@ import abc
 import errno
 import itertools
 import logging
+import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from netoverlay.backend_api import FileType, LayerPath, join_path
@@ -33,8 +34,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ROOT_NODEID = 1
+MOST_KEPT: Final = 100_000
+"""Forgotten inodes whose kept ctimes are remembered."""
 UNKNOWN_ACL: Final = b""
 """No ACL is empty."""
+
+
+_FIRST_POSITION = 3
+"""After "." and ".."."""
 
 
 class FileKey(NamedTuple):
@@ -96,7 +103,7 @@ class Inode(abc.ABC):
     def note_removed(self, stat: FileStat) -> None:
         """One of its names went; `stat` is from before that."""
         nlink = 0 if self.type is FileType.DIRECTORY else max(0, (stat.nlink or 1) - 1)
-        self.removed_stat = stat._replace(nlink=nlink)
+        self.removed_stat = stat._replace(nlink=nlink, ctime_ns=time.time_ns())
 
 
 class DirectoryInode(Inode):
@@ -109,6 +116,8 @@ class DirectoryInode(Inode):
         "default_acl",
         "directory_lock",
         "lowers",
+        "next_position",
+        "positions",
         "shape",
         "subdirectories",
         "version",
@@ -121,6 +130,9 @@ class DirectoryInode(Inode):
         self.directory_lock = RankedLock(Rank.DIRECTORY)
         self.version = 0
         """Another number after every change of what its names stand for."""
+        self.positions: dict[str, int] = {}
+        """Where each name that was listed last is in the directory."""
+        self.next_position = itertools.count(_FIRST_POSITION)
         self.shape = 0
         """Another number after every change of its sub-directories."""
         self.subdirectories: Counted | None = None
@@ -134,15 +146,17 @@ class DirectoryInode(Inode):
             raise OSError(errno.EIO, "a directory of the upper has no place in a lower")
         return self.lowers[0]
 
-    def note_change(self, type: FileType) -> None:
+    def note_change(self, type: FileType, more: int = 0) -> None:
         """What a name of it stands for has changed: listings that were made before are out of date.
 
-        `type`: of what came or went under that name.
+        `type`: of what came or went under that name; `more`: how many more there are of it. Precondition: DIRECTORY.
         """
         self.kept_ctime = None
         self.version += 1
         if type is FileType.DIRECTORY:
-            self.shape += 1
+            counted, self.shape = self.subdirectories, self.shape + 1
+            if counted is not None and counted.shape == self.shape - 1:
+                self.subdirectories = counted._replace(number=counted.number + more, shape=self.shape)
 
     def upper_path(self, root: LayerPath, epoch: int) -> LayerPath:
         """Its path in the upper, whose root is `root`. Kept as long as `epoch` stays.
@@ -164,7 +178,18 @@ class DirectoryInode(Inode):
 class FileInode(Inode):
     """Anything but a directory."""
 
-    __slots__ = ("file", "keys", "links", "lower", "lower_id", "retired", "target", "unnamed", "writable")
+    __slots__ = (
+        "file",
+        "keys",
+        "links",
+        "lower",
+        "lower_id",
+        "may_have_set_ids",
+        "retired",
+        "target",
+        "unnamed",
+        "writable",
+    )
 
     def __init__(
         self, nodeid: int, ino: int, type: FileType, lower: LowerPlace | None, key: FileKey | None, *, in_upper: bool
@@ -187,6 +212,8 @@ class FileInode(Inode):
         open, it was opened, and stays so until the kernel has forgotten it: who found it by that name may still ask."""
         self.writable = False
         """`file` is open for writing."""
+        self.may_have_set_ids = True
+        """A write by an ordinary user has to look: false once one has, until the mode is changed."""
         self.retired: list[BackendFile] = []
         """Earlier `file`s that a read may still be using: closed with the last handle."""
 
@@ -217,6 +244,7 @@ class InodeTable:
         self._by_nodeid: dict[int, Inode] = {root.nodeid: root}
         self._by_key: dict[FileKey, FileInode] = {}
         self._nodeids = itertools.count(ROOT_NODEID + 1)
+        self._kept: dict[int, KeptTime] = {}
 
     def __len__(self) -> int:
         return len(self._by_nodeid)
@@ -284,6 +312,14 @@ class InodeTable:
                 inode.keys = (*inode.keys, key)
             self._by_key.setdefault(key, inode)
 
+    def drop_keys(self, inode: FileInode, layer: int) -> None:
+        """Find `inode` no more by its file ids in a layer."""
+        with self.lock:
+            for key in inode.keys:
+                if key.layer == layer and self._by_key.get(key) is inode:
+                    del self._by_key[key]
+            inode.keys = tuple(key for key in inode.keys if key.layer != layer)
+
     def remove_name(self, inode: Inode, directory: DirectoryInode, name: str) -> None:
         """The name is gone. Harmless if it was not known."""
         with self.lock:
@@ -326,6 +362,22 @@ class InodeTable:
         if unused and isinstance(inode, FileInode) and inode.file is not None:
             self._close(inode)
 
+    def restore_kept(self, kept: dict[int, KeptTime]) -> None:
+        """The kept ctimes of inodes that are not known yet, by st_ino; and of the root."""
+        with self.lock:
+            self._kept = kept
+            self.root.kept_ctime = kept.pop(self.root.ino, None)
+
+    def all_kept(self) -> dict[int, KeptTime]:
+        """The kept ctimes of all files and directories of the upper, known or not, by st_ino."""
+        with self.lock:
+            known = {
+                inode.ino: inode.kept_ctime
+                for inode in self._by_nodeid.values()
+                if inode.kept_ctime is not None and inode.in_upper and (inode.names or inode is self.root)
+            }
+            return {**self._kept, **known}
+
     def opened(self, inode: Inode) -> None:
         """A handle on the inode was opened."""
         with self.lock:
@@ -359,6 +411,8 @@ class InodeTable:
             if known is not inode:
                 return known
         self._by_nodeid[inode.nodeid] = inode
+        if self._kept and inode.in_upper:
+            inode.kept_ctime = self._kept.pop(inode.ino, None)
         return inode
 
     def _remove_name_locked(self, inode: Inode, directory: DirectoryInode, name: str) -> None:
@@ -386,6 +440,8 @@ class InodeTable:
                 self._drop_keys_locked(inode)
             self._by_nodeid.pop(inode.nodeid, None)
             names, inode.names = inode.names, []
+            if inode.kept_ctime is not None and inode.in_upper and names and len(self._kept) < MOST_KEPT:
+                self._kept[inode.ino] = inode.kept_ctime
             for directory, name in names:
                 directory.children.pop(name, None)
             for directory, _ in names[1:]:

@@ -1,28 +1,23 @@
 """The index of hard links that the kernel's overlayfs keeps with the option index=on, as far as it is followed.
 
 A lower's file with several names that overlayfs has copied up under one of them is in `index` of the work directory: a
-further hard link to the upper's file, under the file handle of the lower's. Whoever looks up another of its names here
-finds it, as overlayfs does. It is then also put into our own index (links.py), which sees to the rest.
+further hard link to the upper's file, under the file handle of the lower's. Whoever looks up another of its names finds
+it here, as overlayfs does, and gives the upper's file that name too. What is there is counted in links.py.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
-import re
 from typing import NamedTuple
 
-from netoverlay.backend_api import Access, Backend, FileStat, FileType, LayerPath, join_path
+from netoverlay.backend_api import Access, FileStat, FileType
 from netoverlay.overlay.layers import LowerPlace
 from netoverlay.overlay.links import LinkCount, LinkIndex
-from netoverlay.overlay.whiteouts import OverlayfsFormat
 
-DIRECTORY_NAME = "index"
 _MAGIC = 0xFB
 _MAGIC_AT, _TYPE_AT, _HANDLE_AT = 1, 4, 21
 """In the name of an entry: the version, this, length, flags, the handle's type, the file system's UUID, the handle."""
-_NLINK = re.compile(rb"([UL])([+-]\d+)")
-"""The number of names, as a difference to the hard links of the upper's file, or of the lower's."""
 _MOST_BYTES = 128
 _AT_EMPTY_PATH = 0x1000
 
@@ -41,43 +36,21 @@ class FileHandle(NamedTuple):
 
 
 class KernelIndex:
-    """The index of one upper, as it was when the mount began: overlayfs does not write to it meanwhile."""
+    """Finds in the index of one upper, as it was when the mount began: overlayfs does not write to it meanwhile."""
 
-    def __init__(self, backend: Backend, work: LayerPath, marks: OverlayfsFormat, links: LinkIndex) -> None:
-        self._backend = backend
-        self._marks = marks
+    def __init__(self, links: LinkIndex) -> None:
         self._links = links
-        self._directory = join_path(work, DIRECTORY_NAME)
-        self._names: dict[FileHandle, str] = {}
-        try:
-            entries = backend.list_dir(self._directory)
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
-            return
-        for name, stat in entries:
-            handle = _handle_in(name)
-            if handle is not None and stat.type is FileType.REGULAR:
-                self._names[handle] = name
+        self._names = {handle: name for name in links.kernel_names if (handle := _handle_in(name)) is not None}
 
     def find(self, place: LowerPlace, stat: FileStat) -> LinkCount | None:
-        """Our index's count of the upper's file to which overlayfs copied up the lower's file `stat` at `place`.
+        """The count of the upper's file to which overlayfs copied up the lower's file `stat` at `place`.
 
-        None if it did not. Whoever asks gives the upper's file the name of the lower's.
+        None if it did not.
         """
         if not self._names or stat.type is not FileType.REGULAR or not place.layer.capabilities.local:
             return None
         name = self._names.get(_handle_of(place))
-        if name is None:
-            return None
-        path = join_path(self._directory, name)
-        try:
-            links = self._backend.stat(path).nlink or 1
-        except FileNotFoundError:
-            return None
-        number = links
-        if found := _NLINK.fullmatch(self._marks.kernel_link_count(path) or b""):
-            number = (links if found[1] == b"U" else stat.nlink or 1) + int(found[2])
-        self._marks.set_kernel_link_count(path, b"U%+d" % (number - (links + 1)))
-        return self._links.add_existing(place.layer, stat, path, number)
+        return None if name is None else self._links.kernel_count(name, stat)
 
 
 def _handle_in(name: str) -> FileHandle | None:

@@ -2,8 +2,9 @@
 
 A lower's file that has names which nobody has looked up yet is indexed when it is copied up: a further hard link to the
 upper's file, in the work directory, under a name made of the layer and the file's id there. Whoever looks up another of
-its names finds it in the index, and gives the upper's file that name too. How many names it has in all is written at
-the upper's file, in one of two forms, so that it stays true, after a crash as well, while a name is being changed:
+its names finds it in the index, and gives the upper's file that name too. How many names it has in all is part of the
+name in the index, in one of two forms, so that it stays true, after a crash as well, while a name is being changed. (No
+attribute of the file: an ordinary user may set none at a file that he may not write, or at a symbolic link.)
 
     =N   there are N names: true while the upper takes over one of the lower's names
     +N   as many as hard links in the upper, and N more (or fewer): true while the upper gains or loses a name
@@ -24,7 +25,11 @@ from netoverlay.overlay.layers import Layer
 from netoverlay.overlay.whiteouts import OverlayfsFormat
 
 DIRECTORY_NAME = "links"
+KERNEL_DIRECTORY_NAME = "index"
+"""Where overlayfs has an index of its own (kernel_index.py): a file that is in that one need not be in this one."""
 _LOST_MARK = "-"
+_DIGEST_BYTES = 16
+_KEY_LENGTH = 2 * _DIGEST_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +40,15 @@ class LinkCount:
     in_all: bool
     """`number` is the count itself, form "="; else what has to be added to the upper's, form "+"."""
     key: str
-    """Its name in the index."""
+    """Of the lower's file; with a slash, its path in the work directory, where overlayfs has it in its own index."""
     size: int
     """Of the lower's file when it was copied up, in bytes: by this and `mtime_ns` it is known again."""
     mtime_ns: int
+
+    @property
+    def is_kernels(self) -> bool:
+        """It is overlayfs's count, which has the form "+"."""
+        return "/" in self.key
 
     def shown(self, links: int) -> int:
         """The st_nlink to show if the upper's file has `links` hard links."""
@@ -48,15 +58,16 @@ class LinkCount:
         """Whether what has this id in the lower now is the file that was copied up."""
         return (self.size, self.mtime_ns) == (stat.size, stat.mtime_ns)
 
-    def encode(self) -> bytes:
-        """As it is written at the file."""
-        return f"{'=' if self.in_all else '+'}{self.number}:{self.key}:{self.size}:{self.mtime_ns}".encode()
+    @property
+    def name(self) -> str:
+        """Its name in the index."""
+        return f"{self.key}{'=' if self.in_all else '+'}{self.number}:{self.size}:{self.mtime_ns}"
 
     @classmethod
-    def decode(cls, value: bytes) -> Self:
-        """What encode() wrote. ValueError for anything else."""
-        number, key, size, mtime_ns = value[1:].decode().split(":")
-        return cls(int(number), value[:1] == b"=", key, int(size), int(mtime_ns))
+    def of_name(cls, name: str) -> Self:
+        """The count whose name is `name`. ValueError if it is of none."""
+        number, size, mtime_ns = name[_KEY_LENGTH + 1 :].split(":")
+        return cls(int(number), name[_KEY_LENGTH] == "=", name[:_KEY_LENGTH], int(size), int(mtime_ns))
 
 
 class Lost(NamedTuple):
@@ -77,8 +88,13 @@ class LinkIndex:
         """`work` is the upper's work directory, which is there. Drops what no name leads to any more."""
         self._backend = backend
         self._marks = marks
+        self._work = work
         self._directory = join_path(work, DIRECTORY_NAME)
-        self._files: set[str] = set()
+        self.kernel_names = _names(backend, join_path(work, KERNEL_DIRECTORY_NAME))
+        """What overlayfs's index holds, since before the mount began."""
+        self._files: dict[str, LinkCount] = {}
+        self._keys: dict[int, str] = {}
+        """By the file's id in the upper."""
         self._lost: dict[str, Lost] = {}
         with contextlib.suppress(FileNotFoundError):
             for entry in backend.list_dir(self._directory):
@@ -86,22 +102,25 @@ class LinkIndex:
 
     def path(self, count: LinkCount) -> LayerPath:
         """Where the upper's file always is, whatever its names are."""
-        return self._path(count.key)
+        return join_path(self._work, count.key) if count.is_kernels else self._path(self._files[count.key].name)
 
     def find(self, layer: Layer, stat: FileStat) -> LinkCount | None:
         """The count of the upper's file to which the lower's file `stat` was copied up; None if it was not."""
-        if not self._files or stat.file_id is None or (key := _key(layer, stat)) not in self._files:
-            return None
-        count = self.count_at(self._path(key))
+        count = self._files.get(_key(layer, stat)) if self._files and stat.file_id is not None else None
         return count if count is not None and count.is_of(stat) else None
 
-    def count_at(self, path: LayerPath) -> LinkCount | None:
-        """The count of the upper's file at `path`, None if it is not in the index."""
-        value = self._marks.link_count(path) if self._files else None
-        if value is None:
-            return None
-        count = LinkCount.decode(value)
-        return count if count.key in self._files else None
+    def count_at(self, path: LayerPath, stat: FileStat) -> LinkCount | None:
+        """The count of the upper's file at `path`, which is `stat`; None if it is not in the index."""
+        if self.kernel_names and (name := self._marks.origin(path).hex()) in self.kernel_names:
+            return self.kernel_count(name, None)
+        key = None if stat.file_id is None else self._keys.get(stat.file_id)
+        return None if key is None else self._files[key]
+
+    def current(self, count: LinkCount | None) -> LinkCount | None:
+        """`count` while it holds: None once another file has taken its place, in a lower that others change."""
+        if count is None or count.is_kernels or self._files.get(count.key) == count:
+            return count
+        return None
 
     def shown_below(self, layer: Layer, stat: FileStat) -> FileStat:
         """What a lower tells of a file, with the names that are still shown."""
@@ -113,22 +132,47 @@ class LinkIndex:
     def add(self, layer: Layer, stat: FileStat, made: LayerPath, names: int) -> LinkCount | None:
         """Index the copy of a lower's file that was `made` and is about to get `names` names, if it has more.
 
-        None if it has not, or if the upper's file system cannot hold the count.
+        None if it has not.
         """
         if stat.file_id is None:
             return None
         key = _key(layer, stat)
         number = self.shown_below(layer, stat).nlink or 1
         count = LinkCount(number, in_all=True, key=key, size=stat.size, mtime_ns=stat.mtime_ns)
-        return self._enter(count, made) if count.number > names else None
+        file_id = self._backend.stat(made).file_id
+        if count.number <= names or file_id is None:
+            return None
+        if key in self._files:
+            # Of a file that had this id before, in a lower that others change.
+            self.drop(self._files[key])
+        self._make_directory()
+        self._backend.link(made, self._path(count.name))
+        self._files[key] = count
+        self._keys[file_id] = key
+        return count
 
-    def add_existing(self, layer: Layer, stat: FileStat, existing: LayerPath, names: int) -> LinkCount | None:
-        """Index the upper's file `existing`, the copy of a lower's file `stat`, which has `names` names in all."""
-        count = LinkCount(names, in_all=True, key=_key(layer, stat), size=stat.size, mtime_ns=stat.mtime_ns)
-        return self._enter(count, existing)
+    def kernel_count(self, name: str, below: FileStat | None) -> LinkCount | None:
+        """The count of what is in overlayfs's index under `name`, None if it is gone.
+
+        `below`: the lower's file of which it is the copy, if that is at hand.
+        """
+        count = LinkCount(0, in_all=False, key=f"{KERNEL_DIRECTORY_NAME}/{name}", size=0, mtime_ns=0)
+        path = self.path(count)
+        try:
+            links = self._backend.stat(path).nlink or 1
+        except FileNotFoundError:
+            return None
+        relative_to_below, number = self._marks.kernel_links(path) or (False, -1)
+        if relative_to_below:
+            number += (links if below is None else below.nlink or 1) - links
+        return replace(count, number=number)
 
     def before_taking_over(self, count: LinkCount) -> LinkCount:
         """The upper's file is about to get one of the lower's names."""
+        if count.is_kernels:
+            taken = replace(count, number=count.number - 1)
+            self._marks.set_kernel_links(self.path(taken), taken.number)
+            return taken
         return self._rewrite(count, in_all=True)
 
     def before_change(self, count: LinkCount) -> LinkCount:
@@ -136,32 +180,39 @@ class LinkIndex:
         return self._rewrite(count, in_all=False)
 
     def settle(self, count: LinkCount) -> LinkCount | None:
-        """After a change: take the file out of the index, and return None, if all its names are in the upper."""
-        path = self._path(count.key)
-        links = self._backend.stat(path).nlink or 1
+        """After a change: take the file out of the index, and return None, if all its names are in the upper.
+
+        From its own index overlayfs itself takes what has lost all its names.
+        """
+        links = self._backend.stat(self.path(count)).nlink or 1
+        if count.is_kernels:
+            return count if count.shown(links) > 0 else None
         if count.shown(links) >= links:
             return count
-        # The mark goes first: without it the count is the hard links', one too many until the next step.
-        self._marks.remove_link_count(path)
         self.drop(count)
         return None
 
     def drop(self, count: LinkCount) -> None:
         """Take the upper's file out of the index."""
-        self._backend.unlink(self._path(count.key))
-        self._files.discard(count.key)
+        path = self.path(count)
+        file_id = self._backend.stat(path).file_id
+        self._backend.unlink(path)
+        del self._files[count.key]
+        if file_id is not None:
+            self._keys.pop(file_id, None)
 
     def note_removed_below(self, layer: Layer, stat: FileStat) -> None:
-        """A whiteout is about to hide one of the names of a file that is still in a lower. No data is copied for it.
+        """A whiteout hides one of the names of a file that is still in a lower. No data is copied for it.
 
         `stat`: as it is shown before that.
         """
         key = _key(layer, stat)
-        before = self._lost.pop(key, _NONE_LOST).number
+        before = self._lost.get(key, _NONE_LOST).number
         path = self._lost_path(key, before)
         if (stat.nlink or 1) == 1:
             if before:
                 self._backend.unlink(path)
+                del self._lost[key]
             return
         further = self._lost_path(key, before + 1)
         if before:
@@ -171,24 +222,12 @@ class LinkIndex:
             self._backend.open(further, Access.READ_WRITE, create=Creation.EXCLUSIVE, mode=0o600).close()
         self._lost[key] = Lost(before + 1, self._backend.stat(further).ctime_ns)
 
-    def _enter(self, count: LinkCount, existing: LayerPath) -> LinkCount | None:
-        """None if the upper's file system cannot hold the count."""
-        if not self._marks.record_link_count(existing, count.encode()):
-            return None
-        if count.key in self._files:
-            # Of a file that had this id before, in a lower that others change.
-            self._backend.unlink(self._path(count.key))
-        self._make_directory()
-        self._backend.link(existing, self._path(count.key))
-        self._files.add(count.key)
-        return count
-
     def _make_directory(self) -> None:
         with contextlib.suppress(FileExistsError):
             self._backend.mkdir(self._directory, 0o700)
 
-    def _path(self, key: str) -> LayerPath:
-        return join_path(self._directory, key)
+    def _path(self, name: str) -> LayerPath:
+        return join_path(self._directory, name)
 
     def _lost_path(self, key: str, number: int) -> LayerPath:
         return self._path(f"{key}{_LOST_MARK}{number}")
@@ -196,25 +235,34 @@ class LinkIndex:
     def _rewrite(self, count: LinkCount, *, in_all: bool) -> LinkCount:
         if count.in_all is in_all:
             return count
-        path = self._path(count.key)
+        path = self.path(count)
         links = self._backend.stat(path).nlink or 1
         shown = count.shown(links)
         other = replace(count, number=shown if in_all else shown - links, in_all=in_all)
-        self._marks.record_link_count(path, other.encode())
+        self._backend.rename(path, self._path(other.name))
+        self._files[count.key] = other
         return other
 
     def _load(self, name: str, stat: FileStat) -> None:
-        key, mark, number = name.partition(_LOST_MARK)
-        if mark:
-            self._lost[key] = Lost(int(number), stat.ctime_ns)
+        if name[_KEY_LENGTH : _KEY_LENGTH + 1] == _LOST_MARK:
+            self._lost[name[:_KEY_LENGTH]] = Lost(int(name[_KEY_LENGTH + 1 :]), stat.ctime_ns)
             return
-        value = self._marks.link_count(self._path(name))
-        if value is None or LinkCount.decode(value).shown(stat.nlink or 1) <= 0:
+        count = LinkCount.of_name(name)
+        if count.shown(stat.nlink or 1) <= 0 or stat.file_id is None:
             self._backend.unlink(self._path(name))
-        else:
-            self._files.add(name)
+            return
+        self._files[count.key] = count
+        self._keys[stat.file_id] = count.key
+
+
+def _names(backend: Backend, directory: LayerPath) -> frozenset[str]:
+    """What is in a directory that may not be there, or not be for this user."""
+    try:
+        return frozenset(entry.name for entry in backend.list_dir(directory))
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return frozenset()
 
 
 def _key(layer: Layer, stat: FileStat) -> str:
     name = f"{layer.identity}\0{stat.file_id}".encode(errors="surrogateescape")
-    return hashlib.blake2b(name, digest_size=16).hexdigest()
+    return hashlib.blake2b(name, digest_size=_DIGEST_BYTES).hexdigest()

@@ -9,10 +9,11 @@ from netoverlay.backend_api import FileStat, FileType, join_path, os_error
 from netoverlay.overlay.copy_up import CopyUp
 from netoverlay.overlay.inodes import DirectoryInode, FileInode, FileKey, Inode
 from netoverlay.overlay.kernel_index import KernelIndex
-from netoverlay.overlay.layers import UPPER_NUMBER
+from netoverlay.overlay.layers import FOR_EVER_NS, UPPER_NUMBER
 from netoverlay.overlay.merge import Found, Listed
 from netoverlay.overlay.tree import Tree, has_links
 
+_SEVERAL = 2
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ESTALE})
 
 
@@ -31,10 +32,7 @@ class Lookup:
         self._tree = tree
         self._inodes = tree.inodes
         self._copy_up = copy_up
-        self._kernel_index: KernelIndex | None = None
-        upper = tree.stack.upper
-        if upper is not None and tree.links is not None:
-            self._kernel_index = KernelIndex(upper.backend, upper.work, upper.marks, tree.links)
+        self._kernel_index = None if tree.links is None else KernelIndex(tree.links)
 
     def lookup(self, directory: DirectoryInode, name: str) -> Entry | None:
         """What `name` leads to, None if nothing. The caller owes a forget()."""
@@ -46,7 +44,7 @@ class Lookup:
         inode = self._inodes.known(directory, name)
         if inode is not None:
             try:
-                stat = self._tree.named_stat(inode)
+                stat = self._known_stat(directory, name, inode)
                 if stat is not None and stat.type is inode.type:
                     return Entry(inode, stat)
             except OSError as error:
@@ -58,6 +56,18 @@ class Lookup:
             self._inodes.forget(inode.nodeid)
         found = self._tree.find_locked(directory, name)
         return None if found is None else self.enter_locked(directory, name, found)
+
+    def _known_stat(self, directory: DirectoryInode, name: str, inode: Inode) -> FileStat | None:
+        """As Tree.named_stat(), of this one of its names: in a lower that others change the other ones do not tell."""
+        if not isinstance(inode, FileInode) or inode.in_upper or len(inode.names) < _SEVERAL:
+            return self._tree.named_stat(inode)
+        if inode.lower_place().layer.ttl_ns == FOR_EVER_NS:
+            return self._tree.named_stat(inode)
+        found = self._tree.find_locked(directory, name)
+        if found is None or found.in_upper or found.stat.file_id != inode.lower_id:
+            return None
+        inode.lower = found.lowers[0]
+        return self._tree.shown(inode, found.stat)
 
     def require_locked(self, directory: DirectoryInode, name: str) -> Entry:
         """As lookup_locked(), but ENOENT if there is nothing."""
@@ -94,6 +104,10 @@ class Lookup:
         file = FileInode(nodeid, found.ino, stat.type, lower, key, in_upper=found.in_upper)
         file.links = found.links
         file.lower_id = None if found.in_upper else stat.file_id
+        known = directory.children.get(name)
+        if isinstance(known, FileInode) and not known.in_upper and known.lower_id not in (None, file.lower_id):
+            # Others have put another file in its place.
+            self._inodes.remove_name(known, directory, name)
         entered = self._inodes.enter(file, directory, name)
         if isinstance(entered, FileInode) and directory.children.get(name) is not entered:
             return self._enter_twin(directory, name, found, entered)
@@ -143,10 +157,14 @@ class Lookup:
         try:
             with twin.copy_up_lock:
                 follows = twin.in_upper and not found.in_upper
-                if follows and not twin.names and twin.links is None:
-                    # Changed and then removed under all names that were known: there is none to link this one to.
-                    return self._enter_alone(directory, name, found)
+                if follows and not self._is_still(twin, found.stat):
+                    # All names of that one are in the upper, or gone: its id stands for another file by now.
+                    self._inodes.drop_keys(twin, found.lowers[0].layer.number)
+                    return self.enter_locked(directory, name, found)
                 if not follows:
+                    if not twin.in_upper:
+                        # The name by which it was known may have gone, or stand for another file.
+                        twin.lower, twin.lower_id = found.lowers[0], found.stat.file_id
                     self._inodes.enter(twin, directory, name)
             if follows and self._copy_up is not None:
                 self._copy_up.adopt_name(twin, directory, name)
@@ -155,6 +173,11 @@ class Lookup:
         finally:
             self._inodes.forget(twin.nodeid)
         return Entry(twin, stat)
+
+    def _is_still(self, twin: FileInode, stat: FileStat) -> bool:
+        """Whether a lower's file is the one that was copied up to `twin`. Precondition: COPY_UP of it is held."""
+        links = None if self._tree.links is None else self._tree.links.current(twin.links)
+        return links is not None and (links.is_kernels or links.is_of(stat))
 
     def _indexed(self, found: Found, key: FileKey) -> FileInode | None:
         """The file of the upper to which what was found in a lower was copied up, under another name of it."""
@@ -175,8 +198,3 @@ class Lookup:
             file.keys = (key, FileKey(UPPER_NUMBER, stat.file_id))
         file.links = count
         return self._inodes.enter_unnamed(file)
-
-    def _enter_alone(self, directory: DirectoryInode, name: str, found: Found) -> Entry:
-        """A file of a lower by itself, whatever other names it may have."""
-        file = FileInode(self._inodes.next_nodeid(), found.ino, found.stat.type, found.lowers[0], None, in_upper=False)
-        return Entry(self._inodes.enter(file, directory, name), found.stat)

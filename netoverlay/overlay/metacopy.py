@@ -30,7 +30,7 @@ from netoverlay.backend_api.waiting import about_to_wait
 from netoverlay.overlay.content import copy_content
 from netoverlay.overlay.layers import Layer, LayerStack, LowerPlace
 from netoverlay.overlay.merge import Merge
-from netoverlay.overlay.whiteouts import LayerFormat, OverlayfsFormat
+from netoverlay.overlay.whiteouts import LayerFormat, OverlayfsFormat, value_or_none
 
 CAPABILITY = "security.capability"
 """What a program may do that is not root; the kernel drops it at every write."""
@@ -153,16 +153,13 @@ class DataBelow(DelegatingBackend):
         away, all of it can be done again after a crash.
         """
         stat = file.stat()
+        capability = value_or_none(lambda: file.get_xattr(CAPABILITY))
         try:
-            capability = file.get_xattr(CAPABILITY)
-        except OSError as error:
-            if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
-                raise
-            capability = None
-        copy_content(data, file, stat.size)
-        file.set_attributes(AttributeChange(mode=stat.mode, atime_ns=stat.atime_ns, mtime_ns=stat.mtime_ns))
-        if capability is not None:
-            file.set_xattr(CAPABILITY, capability)
+            copy_content(data, file, stat.size)
+        finally:
+            file.set_attributes(AttributeChange(mode=stat.mode, atime_ns=stat.atime_ns, mtime_ns=stat.mtime_ns))
+            if capability is not None:
+                file.set_xattr(CAPABILITY, capability)
         file.sync()
         self._format.mark_complete(file)
 

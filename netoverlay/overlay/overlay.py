@@ -14,9 +14,11 @@ from netoverlay.overlay.directories import Directories
 from netoverlay.overlay.files import Files
 from netoverlay.overlay.handles import Handles
 from netoverlay.overlay.inodes import DirectoryInode
+from netoverlay.overlay.kept_times import load_kept_times, save_kept_times
 from netoverlay.overlay.layers import LayerStack
 from netoverlay.overlay.links import LinkIndex
 from netoverlay.overlay.lookup import Lookup
+from netoverlay.overlay.ownership import Held, acquire
 from netoverlay.overlay.removal import Remover
 from netoverlay.overlay.rename import Renamer
 from netoverlay.overlay.tree import Tree
@@ -37,18 +39,28 @@ class Changes:
 class Overlay:
     """One mount's tree. Close it when nothing is served any more."""
 
-    def __init__(self, stack: LayerStack, mountpoint: str) -> None:
-        """Takes ownership of the upper, if there is one, for the mount at `mountpoint`: UpperHeldError."""
+    def __init__(self, stack: LayerStack, mountpoint: str, held: Held | None = None) -> None:
+        """Takes ownership of the upper, if there is one, for the mount at `mountpoint`: UpperHeldError.
+
+        `held` is given if the upper is owned already, as one must be whose backend has caches or a guard. close() gives
+        it back, and so does a failure here.
+        """
         self.tree = Tree(stack)
         self._workspace: Workspace | None = None
         self._changes: Changes | None = None
         copy_up = None
         upper = stack.upper
         if upper is not None:
-            self._workspace = Workspace(upper.backend, upper.work, mountpoint)
-            self.tree.links = LinkIndex(upper.backend, upper.work, upper.marks)
-            copy_up = CopyUp(self.tree, upper, self._workspace, self.tree.links)
-            copy_up.root()
+            held = held or acquire(upper.backend, upper.capabilities, upper.work, mountpoint)
+            try:
+                self._workspace = Workspace(upper.backend, upper.work, held)
+                self.tree.links = LinkIndex(upper.backend, upper.work, upper.marks)
+                copy_up = CopyUp(self.tree, upper, self._workspace, self.tree.links)
+                copy_up.root()
+                load_kept_times(upper.backend, upper.work, self.tree.inodes)
+            except BaseException:
+                held.release()
+                raise
         self.lookup = Lookup(self.tree, copy_up)
         self.directories = Directories(self.tree, self.lookup)
         self.files = Files(self.tree, copy_up)
@@ -86,10 +98,16 @@ class Overlay:
         if self.tree.stack.upper is not None:
             self.tree.stack.upper.backend.sync()
 
+    def _save_kept_times(self, workspace: Workspace) -> None:
+        upper = self.tree.stack.writable_upper()
+        if not workspace.lost:
+            save_kept_times(upper.backend, upper.work, self.tree.inodes, workspace)
+
     def close(self) -> None:
         """Close what is still open, and give the upper back. The layers stay connected."""
         with ExitStack() as stack:
             if self._workspace is not None:
                 stack.callback(self._workspace.close)
+                stack.callback(self._save_kept_times, self._workspace)
             for number in self.handles.open_files():
                 stack.callback(self.files.release, self.handles.remove_file(number))

@@ -86,24 +86,26 @@ class Remover:
                 self._workspace.discard(join_path(path, entry.name))
 
     def _unlink_locked(self, directory: DirectoryInode, name: str, inode: FileInode) -> None:
-        stat = self._tree.stat(inode)
         self._copy_up.directory(directory)
         below = self._tree.shows_below(directory, name)
-        # Under COPY_UP, for a copy-up that is about to publish the file under this name must not do so afterwards.
-        # PATHS exclusive, for until the name is forgotten a stat by it would show the whiteout.
-        with inode.copy_up_lock, self._tree.paths.exclusive():
-            path = join_path(self._tree.upper_path(directory), name)
-            self._copy_up.before_removal(inode, stat)
-            if not below:
-                self._backend.unlink(path)
-            elif inode.in_upper:
-                self._whiteout_over(path, RenameFlags.NONE)
-            else:
-                self._upper.marks.make_whiteout(path)
-            inode.note_removed(stat)
-            directory.note_change(inode.type)
-            self._tree.inodes.remove_name(inode, directory, name)
-            self._copy_up.after_removal(inode)
+        # Under COPY_UP, for a copy-up that is about to publish the file under this name must not do so afterwards, and
+        # no other of its names may go meanwhile.
+        with inode.copy_up_lock:
+            stat = self._tree.stat_locked(inode)
+            # PATHS exclusive, for until the name is forgotten a stat by it would show the whiteout.
+            with self._tree.paths.exclusive():
+                path = join_path(self._tree.upper_path(directory), name)
+                self._copy_up.before_removal(inode, stat)
+                if not below:
+                    self._backend.unlink(path)
+                elif inode.in_upper:
+                    self._whiteout_over(path, RenameFlags.NONE)
+                else:
+                    self._upper.marks.make_whiteout(path)
+                inode.note_removed(stat)
+                directory.note_change(inode.type)
+                self._tree.inodes.remove_name(inode, directory, name)
+                self._copy_up.after_removal(inode, stat)
 
     def _rmdir_locked(self, directory: DirectoryInode, name: str, inode: DirectoryInode) -> None:
         self.require_empty_locked(inode)
@@ -121,7 +123,7 @@ class Remover:
                 with self._writable(path, stat):
                     self._discard_directory(path)
             inode.note_removed(stat)
-            directory.note_change(inode.type)
+            directory.note_change(inode.type, -1)
             self._tree.inodes.remove_name(inode, directory, name)
 
     def _whiteout_over(self, path: LayerPath, flags: RenameFlags) -> None:

@@ -9,7 +9,7 @@ the same step, where a lower would show through there.
 from __future__ import annotations
 
 import errno
-from contextlib import nullcontext
+from contextlib import ExitStack
 
 from netoverlay.backend_api import FileType, LayerPath, RenameFlags, join_path, os_error
 from netoverlay.overlay.copy_up import CopyUp
@@ -102,13 +102,19 @@ class Renamer:
 
     def _move(self, old: Name, new: Name, source: Inode, target: Inode | None) -> None:
         """The rename itself, all being prepared."""
-        stat = None if target is None else self._tree.stat(target)
         leaves_whiteout = self._tree.shows_below(old.directory, old.name)
         if isinstance(source, DirectoryInode):
             self._mark_for_move(source, covers=self._tree.shows_below(new.directory, new.name))
-        # A copy-up of the target that is under way must not publish it over what takes its place.
-        settled = target.copy_up_lock if isinstance(target, FileInode) else nullcontext()
-        with settled, self._tree.paths.exclusive():
+        # A copy-up of the target that is under way must not publish it over what takes its place, and no other of its
+        # names may go meanwhile.
+        with ExitStack() as locks:
+            stat = None
+            if isinstance(target, FileInode):
+                locks.enter_context(target.copy_up_lock)
+                stat = self._tree.stat_locked(target)
+            elif target is not None:
+                stat = self._tree.stat(target)
+            locks.enter_context(self._tree.paths.exclusive())
             old_path = join_path(self._tree.upper_path(old.directory), old.name)
             new_path = join_path(self._tree.upper_path(new.directory), new.name)
             if isinstance(target, FileInode) and stat is not None:
@@ -117,10 +123,10 @@ class Renamer:
             if target is not None and stat is not None:
                 target.note_removed(stat)
             self._tree.inodes.move_name(source, old, new)
-            if isinstance(target, FileInode):
-                self._copy_up.after_removal(target)
-            old.directory.note_change(source.type)
-            new.directory.note_change(source.type)
+            if isinstance(target, FileInode) and stat is not None:
+                self._copy_up.after_removal(target, stat)
+            old.directory.note_change(source.type, -1)
+            new.directory.note_change(source.type, 1 - isinstance(target, DirectoryInode))
             source.kept_ctime = None
             self._tree.path_epoch += 1
 
@@ -150,9 +156,9 @@ class Renamer:
             new_path = join_path(self._tree.upper_path(new.directory), new.name)
             self._backend.rename(old_path, new_path, RenameFlags.EXCHANGE)
             self._tree.inodes.exchange_names(old, new)
-            for directory in (old.directory, new.directory):
-                directory.note_change(source.type)
-                directory.note_change(target.type)
+            for directory, came, went in ((old.directory, target, source), (new.directory, source, target)):
+                directory.note_change(came.type, 1)
+                directory.note_change(went.type, -1)
             source.kept_ctime = target.kept_ctime = None
             self._tree.path_epoch += 1
 

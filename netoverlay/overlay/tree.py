@@ -59,7 +59,7 @@ class Tree:
                 path = join_path(self.upper_path(directory), name)
                 above = self.merge.above(upper, path)
                 if above is not None and self.links is not None and has_links(above.stat):
-                    links = self.links.count_at(path)
+                    links = self.links.count_at(path, above.stat)
             if above is not None:
                 if above.whiteout:
                     return None
@@ -116,8 +116,9 @@ class Tree:
     def _shown_file(self, inode: FileInode, stat: FileStat) -> FileStat:
         if not has_links(stat):
             return stat._replace(nlink=0) if inode.unnamed is not None else stat
-        if inode.links is not None:
-            return stat._replace(nlink=inode.links.shown(stat.nlink or 1))
+        links = None if self.links is None else self.links.current(inode.links)
+        if links is not None:
+            return stat._replace(nlink=links.shown(stat.nlink or 1))
         if not inode.in_upper and self.links is not None:
             return self.links.shown_below(inode.lower_place().layer, stat)
         return stat
@@ -138,10 +139,13 @@ class Tree:
         return self.shown(inode, stat)
 
     def _stat_named(self, inode: FileInode) -> FileStat | None:
-        """By path; None if it has no name, or others have put another file in its place in the lower."""
+        """None if it has no name, or others have put another file in its place in the lower."""
         if not inode.names:
             return None
         if inode.in_upper:
+            written = self._stat_written(inode)
+            if written is not None:
+                return self.shown(inode, written)
             with self.paths.shared():
                 if not inode.names:
                     return None
@@ -151,6 +155,23 @@ class Tree:
         if inode.lower_id not in (None, stat.file_id):
             return None
         return self.shown(inode, stat)
+
+    @staticmethod
+    def _stat_written(inode: FileInode) -> FileStat | None:
+        """Of the file that is open for writing, which knows what is not on the layer yet; None if there is none.
+
+        Without COPY_UP, under which it may be closed at any moment: what is told counts only if it was open until then.
+        """
+        file = inode.file if inode.writable else None
+        if file is None:
+            return None
+        try:
+            stat = file.stat()
+        except OSError as error:
+            if error.errno in (errno.EBADF, errno.ESTALE):
+                return None
+            raise
+        return stat if inode.file is file else None
 
     def _stat_unnamed(self, inode: FileInode) -> FileStat:
         """Of a file without names: of its open file, or what was noted when the last name went."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Callable
 from typing import Protocol
 
@@ -88,9 +89,9 @@ class OverlayfsFormat:
         self._redirect = f"{name_space}overlay.redirect"
         self._whiteout = f"{name_space}overlay.whiteout"
         self._metacopy = f"{name_space}overlay.metacopy"
+        self._origin = f"{name_space}overlay.origin"
         self._nlink = f"{name_space}overlay.nlink"
         self._inode_number = f"{name_space}overlay.netoverlay.ino"
-        self._link_count = f"{name_space}overlay.netoverlay.links"
 
     def hides(self, path: LayerPath, stat: FileStat) -> bool:
         if _can_be_whiteout_file(stat):
@@ -133,16 +134,19 @@ class OverlayfsFormat:
 
     def lacks_data(self, file: BackendFile) -> bool:
         """Whether the data of an open file is in a layer below."""
-        return _value_or_none(lambda: file.get_xattr(self._metacopy)) is not None
+        try:
+            return value_or_none(lambda: file.get_xattr(self._metacopy)) is not None
+        except PermissionError:
+            return False  # for writing only, by a user who may not read it: overlayfs makes none in "user."
 
     def lacks_data_at(self, path: LayerPath) -> bool:
         """As lacks_data()."""
-        return self._get(path, self._metacopy) is not None
+        return self._get_of_file(path, self._metacopy) is not None
 
     def mark_complete(self, file: BackendFile) -> None:
         """The open file, which lacked its data, has it now."""
         file.remove_xattr(self._metacopy)
-        if _value_or_none(lambda: file.get_xattr(self._redirect)) is not None:
+        if value_or_none(lambda: file.get_xattr(self._redirect)) is not None:
             file.remove_xattr(self._redirect)
 
     def recorded_inode_number(self, path: LayerPath) -> int | None:
@@ -150,42 +154,36 @@ class OverlayfsFormat:
 
         A number of this program's in the name space that overlayfs keeps to itself, where it does no harm.
         """
-        value = self._get(path, self._inode_number)
+        value = self._get_of_file(path, self._inode_number)
         return None if value is None else int.from_bytes(value)
 
     def record_inode_number(self, path: LayerPath, number: int) -> None:
         """Keep st_ino over copy-up and remount. Nothing is recorded where the file system refuses (EPERM).
 
-        An ordinary user may set no attributes on symbolic links and special files; their st_ino changes at a remount.
+        An ordinary user may set no attributes on symbolic links and special files, and there may be no room for one;
+        their st_ino changes at a remount.
         """
         try:
             self._backend.set_xattr(path, self._inode_number, number.to_bytes(8))
-        except PermissionError:
-            return
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOSPC):
+                raise
 
-    def link_count(self, path: LayerPath) -> bytes | None:
-        """What record_link_count() wrote; None if nothing."""
-        return self._get(path, self._link_count)
+    def origin(self, path: LayerPath) -> bytes:
+        """Which lower's file overlayfs has copied up to this one: its name in overlayfs's index. Empty if none."""
+        return self._get_of_file(path, self._origin) or b""
 
-    def record_link_count(self, path: LayerPath, value: bytes) -> bool:
-        """Keep links.LinkCount at the file. False where the file system refuses, as for record_inode_number()."""
-        try:
-            self._backend.set_xattr(path, self._link_count, value)
-        except PermissionError:
-            return False
-        return True
+    def kernel_links(self, path: LayerPath) -> tuple[bool, int] | None:
+        """How many names a file has that is in overlayfs's index; None if that is not said.
 
-    def remove_link_count(self, path: LayerPath) -> None:
-        """Undo record_link_count()."""
-        self._backend.remove_xattr(path, self._link_count)
+        As a difference: to the hard links of the lower's file (True), or of the upper's.
+        """
+        found = _KERNEL_LINKS.fullmatch(self._get(path, self._nlink) or b"")
+        return None if found is None else (found[1] == b"L", int(found[2]))
 
-    def kernel_link_count(self, path: LayerPath) -> bytes | None:
-        """How many names a file has, as overlayfs writes it (kernel_index.py)."""
-        return self._get(path, self._nlink)
-
-    def set_kernel_link_count(self, path: LayerPath, value: bytes) -> None:
-        """Write what kernel_link_count() reads."""
-        self._backend.set_xattr(path, self._nlink, value)
+    def set_kernel_links(self, path: LayerPath, difference: int) -> None:
+        """Write it, as a difference to the hard links of the upper's file."""
+        self._backend.set_xattr(path, self._nlink, b"U%+d" % difference)
 
     def _holds_whiteout_files(self, directory: LayerPath) -> bool:
         return self._get(directory, self._opaque) == b"x"
@@ -193,8 +191,15 @@ class OverlayfsFormat:
     def _is_whiteout_file(self, path: LayerPath) -> bool:
         return self._get(path, self._whiteout) is not None
 
+    def _get_of_file(self, path: LayerPath, name: str) -> bytes | None:
+        """As _get(); None also of a file that its owner may not read, which "user." attributes need."""
+        try:
+            return self._get(path, name)
+        except PermissionError:
+            return None
+
     def _get(self, path: LayerPath, name: str) -> bytes | None:
-        return _value_or_none(lambda: self._backend.get_xattr(path, name))
+        return value_or_none(lambda: self._backend.get_xattr(path, name))
 
 
 def _is_whiteout_device(stat: FileStat) -> bool:
@@ -205,7 +210,7 @@ def _can_be_whiteout_file(stat: FileStat) -> bool:
     return stat.size == 0 and stat.type is FileType.REGULAR
 
 
-def _value_or_none(get: Callable[[], bytes]) -> bytes | None:
+def value_or_none(get: Callable[[], bytes]) -> bytes | None:
     """What `get` reads of an extended attribute, None if there is none."""
     try:
         return get()
@@ -215,6 +220,7 @@ def _value_or_none(get: Callable[[], bytes]) -> bytes | None:
         raise
 
 
+_KERNEL_LINKS = re.compile(rb"([UL])([+-]\d+)")
 _INCOMPATIBLE = "work/incompat"
 """In the work directory: what overlayfs leaves of a mount with the option "volatile"."""
 _UPPER_NEEDS = {

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
 from netoverlay.backend_api import Backend, BackendFile, LayerPath, NotSupportedError, XattrMode, os_error
@@ -51,13 +52,15 @@ class Xattrs:
         if mode is not XattrMode.ANY and self._has(inode, name) is (mode is XattrMode.CREATE):
             # Before it is copied up, for which there is no reason.
             raise os_error(errno.EEXIST if mode is XattrMode.CREATE else errno.ENODATA)
+        if name in (ACCESS, DEFAULT) and self._has(inode, name) and self.get(inode, name) == value:
+            return
         held = self._prepare(inode, name)
-        self._on(
-            inode,
-            lambda backend, path: backend.set_xattr(path, held, value, mode),
-            lambda file: file.set_xattr(held, value, mode),
-        )
-        _noted(inode, name)
+        with _changing(inode, name):
+            self._on(
+                inode,
+                lambda backend, path: backend.set_xattr(path, held, value, mode),
+                lambda file: file.set_xattr(held, value, mode),
+            )
 
     def remove(self, inode: Inode, name: str) -> None:
         """Copy the inode up and remove it. ENODATA if there is none; an ACL need not be there."""
@@ -66,8 +69,10 @@ class Xattrs:
                 return
             raise os_error(errno.ENODATA)
         held = self._prepare(inode, name)
-        self._on(inode, lambda backend, path: backend.remove_xattr(path, held), lambda file: file.remove_xattr(held))
-        _noted(inode, name)
+        with _changing(inode, name):
+            self._on(
+                inode, lambda backend, path: backend.remove_xattr(path, held), lambda file: file.remove_xattr(held)
+            )
 
     def _has(self, inode: Inode, name: str) -> bool:
         try:
@@ -113,8 +118,14 @@ def _is_removed(inode: Inode) -> bool:
     return isinstance(inode, DirectoryInode) and inode.removed_stat is not None
 
 
-def _noted(inode: Inode, name: str) -> None:
-    """An attribute of the inode has changed."""
-    inode.kept_ctime = None
-    if name == DEFAULT and isinstance(inode, DirectoryInode):
-        inode.default_acl = UNKNOWN_ACL
+@contextmanager
+def _changing(inode: Inode, name: str) -> Iterator[None]:
+    """An attribute of the inode changes inside. With DIRECTORY for a default ACL, so that nobody reads the old one."""
+    is_default = name == DEFAULT and isinstance(inode, DirectoryInode)
+    with inode.directory_lock if is_default and isinstance(inode, DirectoryInode) else nullcontext():
+        try:
+            yield
+            inode.kept_ctime = None
+        finally:
+            if is_default and isinstance(inode, DirectoryInode):
+                inode.default_acl = UNKNOWN_ACL

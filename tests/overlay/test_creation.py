@@ -120,7 +120,7 @@ def test_a_file_that_never_got_a_name_is_gone_when_it_is_closed(tmp_path: Path) 
     made = overlay.overlay.changes().creator.tmpfile(overlay.directory_inode("dir"), 0o640, ME)
     handle = overlay.overlay.files.adopt(made.inode, made.file)
     overlay.overlay.files.release(handle)
-    assert sorted(os.listdir(tmp_path / "upper.work")) == ["lock"]
+    assert set(os.listdir(tmp_path / "upper.work")) <= {"lock", "ctimes"}
     with pytest.raises(FileNotFoundError):
         overlay.overlay.changes().creator.link(made.inode, overlay.directory_inode("dir"), "named")
     overlay.close()

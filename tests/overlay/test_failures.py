@@ -58,7 +58,7 @@ def test_a_failed_creation_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space"):
         overlay.create("dir/old")
     assert overlay.tree() == {"dir": {}}
-    assert os.listdir(tmp_path / "upper.work") == ["lock"]
+    assert set(os.listdir(tmp_path / "upper.work")) <= {"lock", "ctimes"}
     overlay.close()
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,8 @@ import pytest
 
 from netoverlay.backend_api import AttributeChange, RenameFlags
 from netoverlay.overlay.inodes import FileInode
+from netoverlay.testing.faults import Faults
+from netoverlay.testing.faulty_backend import FaultyBackend
 from tests.overlay.trees import Mounted, write_tree
 
 NAMES = ("one", "dir/two", "dir/sub/three")
@@ -158,3 +162,64 @@ def test_names_that_nobody_looked_at_are_one_inode(tmp_path: Path) -> None:
     found = [overlay.inode(name) for name in (NAMES[2], NAMES[0], NAMES[1])]
     assert all(isinstance(inode, FileInode) and inode is found[0] for inode in found)
     overlay.close()
+
+
+def test_a_removal_that_fails_is_not_counted(tmp_path: Path, again: Callable[[Mounted], Mounted]) -> None:
+    linked_base(tmp_path)
+    faults = Faults()
+    overlay = Mounted(tmp_path, wrap_upper=lambda backend: FaultyBackend(backend, faults))
+    faults.fail("mknod", error=errno.ENOSPC)
+    with pytest.raises(OSError, match="No space"):
+        overlay.unlink("one")
+    faults.clear()
+    overlay = again(overlay)
+    assert [links(overlay, name) for name in NAMES] == [3, 3, 3]
+    overlay.write("dir/two", b"CON")
+    overlay = again(overlay)
+    assert {overlay.read(name) for name in NAMES} == {b"CONtent"}
+    overlay.close()
+
+
+def test_a_file_that_takes_the_id_of_one_that_is_known_is_another(tmp_path: Path) -> None:
+    linked_base(tmp_path)
+    overlay = Mounted(tmp_path)
+    overlay.write("one", b"CON")
+    for name in NAMES[1:]:
+        path = tmp_path / "lower0" / name
+        path.write_bytes(b"another one")
+    assert overlay.read("dir/two") == b"another one"
+    assert overlay.read("one") == b"CONtent"
+    overlay.write("dir/two", b"ANO")
+    assert overlay.read("dir/sub/three") == b"ANOther one"
+    assert overlay.read("one") == b"CONtent"
+    overlay.close()
+
+
+def test_names_of_a_changing_base_are_asked_each_for_itself(tmp_path: Path) -> None:
+    linked_base(tmp_path)
+    overlay = Mounted(tmp_path, ttl_ns=0)
+    assert len({inode_number(overlay, name) for name in NAMES}) == 1
+    (tmp_path / "lower0" / "one").unlink()
+    replaced = tmp_path / "lower0" / "dir" / "two"
+    replaced.unlink()
+    replaced.write_bytes(b"another one")
+    assert "one" not in overlay.tree()
+    assert overlay.read("dir/two") == b"another one"
+    assert overlay.read("dir/sub/three") == b"content"
+    overlay.write("dir/sub/three", b"CON")
+    assert overlay.read("dir/two") == b"another one"
+    assert "one" not in overlay.tree()
+    overlay.close()
+
+
+def test_what_is_made_in_the_work_directory_inherits_nothing(tmp_path: Path) -> None:
+    linked_base(tmp_path)
+    default = struct.pack("<I", 2) + b"".join(
+        struct.pack("<HHI", tag, 7, who) for tag, who in ((1, 0), (2, 1234), (4, 0), (16, 0), (32, 0))
+    )
+    os.setxattr(tmp_path, "system.posix_acl_default", default)
+    overlay = Mounted(tmp_path)
+    overlay.write("dir/two", b"CON")
+    overlay.close()
+    assert "system.posix_acl_access" not in os.listxattr(tmp_path / "upper" / "dir" / "two")
+    assert "system.posix_acl_default" not in os.listxattr(tmp_path / "upper" / "dir")

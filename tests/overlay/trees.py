@@ -15,6 +15,7 @@ from netoverlay.overlay import locks
 from netoverlay.overlay.creation import Caller
 from netoverlay.overlay.inodes import DirectoryInode, FileInode, Inode, Name
 from netoverlay.overlay.layers import FOR_EVER_NS, UPPER_NUMBER, Layer, LayerStack, UpperLayer
+from netoverlay.overlay.metacopy import with_data_below
 from netoverlay.overlay.overlay import Overlay
 from netoverlay.overlay.whiteouts import lower_format, upper_format
 from netoverlay_local import PLUGIN
@@ -58,25 +59,29 @@ class Mounted:
         upper: bool = True,
         wrap_upper: Callable[[Backend], Backend] = lambda backend: backend,
         wrap_lower: Callable[[Backend], Backend] = lambda backend: backend,
+        ttl_ns: int = FOR_EVER_NS,
     ) -> None:
+        """`ttl_ns`: of the lowers."""
         self.directory = directory
         self.backends: list[Backend] = []
+        lowers: tuple[Layer, ...] = ()
+        for number, path in reversed(list(enumerate(sorted(directory.glob("lower*")), 1))):
+            backend = wrap_lower(self._local(path))
+            capabilities = backend.connect()
+            form = lower_format(backend, capabilities)
+            whole = with_data_below(backend, form, "", lowers)
+            lowers = (Layer(number, whole, capabilities, form, path.name, "", ttl_ns), *lowers)
         stacked = None
         if upper:
             (directory / "upper").mkdir(exist_ok=True)
             backend = wrap_upper(self._local(directory))
             capabilities = backend.connect()
             marks = upper_format(backend, capabilities)
+            whole = with_data_below(backend, marks, "upper", lowers)
             stacked = UpperLayer(
-                UPPER_NUMBER, backend, capabilities, marks, "upper", "upper", FOR_EVER_NS, "upper.work", marks
+                UPPER_NUMBER, whole, capabilities, marks, "upper", "upper", FOR_EVER_NS, "upper.work", marks
             )
-        lowers = []
-        for number, path in enumerate(sorted(directory.glob("lower*")), 1):
-            backend = wrap_lower(self._local(path))
-            capabilities = backend.connect()
-            form = lower_format(backend, capabilities)
-            lowers.append(Layer(number, backend, capabilities, form, path.name, "", FOR_EVER_NS))
-        self.overlay = Overlay(LayerStack(stacked, tuple(lowers)), str(directory / "mnt"))
+        self.overlay = Overlay(LayerStack(stacked, lowers), str(directory / "mnt"))
 
     def _local(self, path: Path) -> Backend:
         backend: Backend = PLUGIN.create(LayerUrl("file", str(path)), PLUGIN.options(), 30.0)

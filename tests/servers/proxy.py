@@ -34,6 +34,8 @@ class Proxy:
         self._lock = threading.Lock()
         self._sockets: set[socket.socket] = set()
         self.accepted = 0
+        self.passed = 0
+        """Bytes, in both directions."""
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._accept, name="proxy-accept", daemon=True).start()
@@ -104,6 +106,8 @@ class Proxy:
                 data = source.recv(CHUNK_BYTES)
             except OSError:
                 data = b""
+            with self._lock:
+                self.passed += len(data)
             chunks.put((time.monotonic() + self.delay, data))
             if not data:
                 return
