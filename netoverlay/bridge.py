@@ -236,8 +236,9 @@ class Bridge(Operations):
     def write(self, request: RequestHeader, body: requests.WriteRequest) -> Reply:
         del request
         clear = bool(body.write_flags & abi.WriteFlag.KILL_SUIDGID)
+        mapped = bool(body.write_flags & abi.WriteFlag.CACHE)
         handle = self._handles.file(body.handle)
-        self._overlay.files.write(handle, body.offset, body.data, clear_set_ids=clear)
+        self._overlay.files.write(handle, body.offset, body.data, clear_set_ids=clear, of_mapping=mapped)
         return replies.written(len(body.data))
 
     def flush(self, request: RequestHeader, body: requests.FlushRequest) -> Reply:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from netoverlay.backend_api import Backend, Capabilities, LayerPath, LayerUrl
+from netoverlay.backend_api import Backend, Capabilities
 from netoverlay.backend_api.registry import load_plugin
 from netoverlay.backend_api.url import LOCAL_SCHEME
 from netoverlay.cache.content import ContentCache
@@ -15,8 +15,10 @@ from netoverlay.cache.disk_store import DiskStore
 from netoverlay.cache.metadata import MetadataCache
 from netoverlay.config.errors import ConfigError, error_line
 from netoverlay.config.model import LowerSettings, Profile, UpperSettings
+from netoverlay.connecting_upper import RemoteUpper, UpperPlaces, local_upper
 from netoverlay.overlay.layers import FOR_EVER_NS, UPPER_NUMBER, Layer, LayerStack, UpperLayer
 from netoverlay.overlay.metacopy import with_data_below
+from netoverlay.overlay.ownership import Held
 from netoverlay.overlay.whiteouts import check_work_directory, lower_format, upper_format
 from netoverlay.wrappers.limits import LimitedBackend
 from netoverlay.wrappers.metrics import MeteredBackend
@@ -24,7 +26,6 @@ from netoverlay.wrappers.owners import OwnersBackend
 from netoverlay.wrappers.retry import RetryingBackend
 
 _NANOSECONDS = 1_000_000_000
-_PRIVATE_MODE = 0o700
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class ConnectedLayer:
     meter: MeteredBackend
     """Counts what reaches the layer, below the caches."""
     capabilities: Capabilities
+    held: Held | None = None
+    """The ownership of an upper that had to be owned before it could be connected."""
 
     def counts(self, ignored: int) -> bool:
         """Whether the machine itself heeds what `ignored` (os.ST_NOSUID, os.ST_NODEV) would have ignored there.
@@ -72,19 +75,17 @@ def connect_lower(profile: Profile, settings: LowerSettings, store: DiskStore) -
     return _connect(profile, settings, stacked, meter)
 
 
-def connect_upper(profile: Profile, settings: UpperSettings) -> ConnectedLayer:
-    """Connect the upper layer, rooted at the directory that holds both it and its work directory."""
-    if settings.url.scheme != LOCAL_SCHEME:
-        raise _refused(profile, settings, "the upper has to be a directory of this machine")
+def connect_upper(profile: Profile, settings: UpperSettings, mountpoint: str | None) -> ConnectedLayer:
+    """Connect the upper layer, rooted at the directory that holds both it and its work directory.
+
+    One on a server is owned from then on, for the mount at `mountpoint`; not with None, which is for a look at it.
+    """
     with _blaming(profile, settings):
-        if settings.private:
-            # The upper itself gets the mode of the base's root: what keeps others out is the directory around it.
-            os.makedirs(os.path.dirname(settings.url.path), _PRIVATE_MODE, exist_ok=True)
-            os.makedirs(settings.url.path, _PRIVATE_MODE, exist_ok=True)
-        if not os.path.isdir(settings.url.path):
-            raise NotADirectoryError(f"there is no such directory; make it: mkdir -p {settings.url.path}")
-        url = LayerUrl(LOCAL_SCHEME, _common_directory(settings))
-        meter = MeteredBackend(load_plugin(LOCAL_SCHEME).create(url, settings.options, settings.deadline))
+        if settings.url.scheme != LOCAL_SCHEME:
+            upper = RemoteUpper(settings, mountpoint)
+            capabilities = upper.connect()
+            return ConnectedLayer(settings, upper.backend, upper.meter, capabilities, upper.held)
+        meter = local_upper(settings)
     return _connect(profile, settings, meter, meter)
 
 
@@ -97,19 +98,17 @@ def layer_stack(profile: Profile, upper: ConnectedLayer | None, lowers: list[Con
     if upper is not None and isinstance(upper.settings, UpperSettings):
         with _blaming(profile, upper.settings):
             marks = upper_format(upper.backend, upper.capabilities)
-            top = _common_directory(upper.settings)
-            root = _below(top, os.path.realpath(upper.settings.url.path))
-            work = _below(top, os.path.realpath(upper.settings.work))
-            check_work_directory(upper.backend, work)
+            places = UpperPlaces(upper.settings)
+            check_work_directory(upper.backend, places.work)
             stacked = UpperLayer(
                 number=UPPER_NUMBER,
-                backend=with_data_below(upper.backend, marks, root, below),
+                backend=with_data_below(upper.backend, marks, places.root, below),
                 capabilities=upper.capabilities,
                 format=marks,
                 marks=marks,
                 identity=upper.backend.identity(),
-                root=root,
-                work=work,
+                root=places.root,
+                work=places.work,
                 ttl_ns=FOR_EVER_NS,
             )
     return LayerStack(stacked, below)
@@ -141,16 +140,6 @@ def _connect(
             backend.close()
             raise
     return ConnectedLayer(settings, backend, meter, capabilities)
-
-
-def _common_directory(settings: UpperSettings) -> str:
-    """What holds both the upper's root and its work directory, without symbolic links."""
-    return os.path.commonpath([os.path.realpath(settings.url.path), os.path.realpath(settings.work)])
-
-
-def _below(top: str, path: str) -> LayerPath:
-    relative = os.path.relpath(path, top)
-    return "" if relative == os.curdir else relative
 
 
 @contextmanager

@@ -50,11 +50,11 @@ def serve(
     """
     _allow_open_files()
     with ExitStack() as cleanup:
-        layers = _connect_layers(profile, _content_store(profile, cleanup), cleanup)
+        layers = _connect_layers(profile, str(mountpoint), _content_store(profile, cleanup), cleanup)
         upper = next((layer for layer in layers if layer.is_upper), None)
         stack = layer_stack(profile, upper, [layer for layer in layers if not layer.is_upper])
         try:
-            overlay = Overlay(stack, str(mountpoint))
+            overlay = Overlay(stack, str(mountpoint), None if upper is None else upper.held)
         except UpperHeldError as error:
             raise ConfigError(profile.file, "upper.url", str(error.strerror)) from None
         cleanup.callback(overlay.close)
@@ -82,8 +82,8 @@ def check(profile: Profile) -> list[LayerReport]:
     for settings in _in_order(profile):
         with ExitStack() as cleanup:
             try:
-                layer = _connect(profile, settings, _content_store(profile, cleanup), cleanup)
-                if layer.is_upper:
+                layer = _connect(profile, settings, None, _content_store(profile, cleanup), cleanup)
+                if layer.is_upper and layer.capabilities.local:
                     layer_stack(profile, layer, [])
             except ConfigError as error:
                 key, url = settings.key, str(settings.url)
@@ -130,18 +130,25 @@ def _in_order(profile: Profile) -> tuple[LowerSettings | UpperSettings, ...]:
 
 
 def _connect(
-    profile: Profile, settings: LowerSettings | UpperSettings, store: DiskStore, cleanup: ExitStack
+    profile: Profile,
+    settings: LowerSettings | UpperSettings,
+    mountpoint: str | None,
+    store: DiskStore,
+    cleanup: ExitStack,
 ) -> ConnectedLayer:
+    """`mountpoint`: None for a look only."""
     if isinstance(settings, UpperSettings):
-        layer = connect_upper(profile, settings)
+        layer = connect_upper(profile, settings, mountpoint)
     else:
         layer = connect_lower(profile, settings, store)
     cleanup.callback(layer.backend.close)
+    if layer.held is not None:
+        cleanup.callback(layer.held.release)
     return layer
 
 
-def _connect_layers(profile: Profile, store: DiskStore, cleanup: ExitStack) -> list[ConnectedLayer]:
-    return [_connect(profile, settings, store, cleanup) for settings in _in_order(profile)]
+def _connect_layers(profile: Profile, mountpoint: str, store: DiskStore, cleanup: ExitStack) -> list[ConnectedLayer]:
+    return [_connect(profile, settings, mountpoint, store, cleanup) for settings in _in_order(profile)]
 
 
 def _tell_limitations(layers: list[ConnectedLayer], tell_user: Callable[[str], None]) -> None:

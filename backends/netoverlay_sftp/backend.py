@@ -81,7 +81,7 @@ class SftpBackend(Backend):
         self._paths = PathMap(url.path)
         login = connection_maker(url, options, deadline)
         self._connector = Connector(lambda: connect(login, deadline), deadline)
-        self._handles = SftpHandles(self._connector.session)
+        self._handles = SftpHandles(self._connector.session, url)
 
     def connect(self) -> Capabilities:
         session = self._connector.session()
@@ -144,7 +144,7 @@ class SftpBackend(Backend):
             refusal = _UNOPENABLE.get(stat_bits.S_IFMT(seen.permissions or 0))
             if refusal is not None:
                 raise os_error(refusal, path)
-            return SftpFile(self._handles, self._handles.open(on_server, flags, seen))
+            return SftpFile(self._handles, self._handles.open(on_server, flags, seen), path)
         except StatusError as error:
             raise diagnosis.of_path(session.metadata, error, on_server, "open") from error
 
@@ -152,7 +152,7 @@ class SftpBackend(Backend):
         session, on_server = self._at(path)
         flags = _ACCESS_FLAGS[access] | OpenFlags.CREATE | OpenFlags.EXCLUSIVE
         try:
-            file = SftpFile(self._handles, self._handles.open(on_server, flags, Attributes(size=0), mode))
+            file = SftpFile(self._handles, self._handles.open(on_server, flags, Attributes(size=0), mode), path)
         except StatusError as error:
             raise diagnosis.of_creation(session.metadata, error, on_server, "open") from error
         try:

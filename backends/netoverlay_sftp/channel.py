@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from netoverlay.backend_api import FileStat, UnavailableError
@@ -134,5 +135,6 @@ class SftpChannel:
         return self.expect(request, PacketType.EXTENDED_REPLY)
 
     def forget_handle(self, handle: bytes) -> None:
-        """Close a handle of which nothing but its end matters, without waiting."""
-        self.multiplexer.submit(PacketType.CLOSE, handle)
+        """Close a handle of which nothing but its end matters, without waiting: it ends with the connection, too."""
+        with suppress(UnavailableError):
+            self.multiplexer.submit(PacketType.CLOSE, handle)

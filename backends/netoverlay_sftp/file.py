@@ -10,26 +10,36 @@ from netoverlay.backend_api import (
     AttributeChange,
     BackendFile,
     FileStat,
+    LayerPath,
     NotSupportedError,
     Readable,
     Writable,
     os_error,
 )
-from netoverlay_sftp import attributes, diagnosis, transfer
-from netoverlay_sftp.channel import SftpChannel
+from netoverlay.backend_api.delegate import innermost
+from netoverlay.backend_api.places import FilePlace, PlacedFile, place_of
+from netoverlay_sftp import attributes, copying, diagnosis, transfer
+from netoverlay_sftp.copying import NANOSECONDS
 from netoverlay_sftp.errors import StatusError
 from netoverlay_sftp.handles import ServerHandle, SftpHandles, SftpOpenFile
-from netoverlay_sftp.protocol import Attributes, Extension, OpenFlags, PacketType, pack_attributes, pack_open
-
-_COPY_PIECE_BYTES = 4 << 20
+from netoverlay_sftp.protocol import Attributes, Extension, OpenFlags, PacketType, pack_attributes
 
 
-class SftpFile(BackendFile):
+class SftpFile(PlacedFile):
     """Reads and writes are split into pieces that the server takes, many of which are in flight."""
 
-    def __init__(self, table: SftpHandles, file: SftpOpenFile) -> None:
+    def __init__(self, table: SftpHandles, file: SftpOpenFile, path: LayerPath) -> None:
+        """`path` is where it was opened."""
         self._table = table
         self._file = file
+        self._path = path
+
+    @property
+    def place(self) -> FilePlace | None:
+        seen = self._file.seen
+        if self._file.path is None or OpenFlags.READ not in self._file.flags:
+            return None
+        return FilePlace(str(self._table.url), self._path, seen.size or 0, (seen.mtime or 0) * NANOSECONDS, None)
 
     def read_into(self, offset: int, buffer: Writable) -> int:
         self._require(OpenFlags.READ)
@@ -66,23 +76,34 @@ class SftpFile(BackendFile):
             handle.channel.extended_status(Extension.FSYNC, handle.raw)
 
     def copy_range(self, source: BackendFile, source_offset: int, offset: int, length: int) -> int:
-        """copy-data. Within one file, which that refuses, the data comes here and goes back."""
+        """copy-data. What that refuses, a copy within one file, passes here. The copy of a hole is none."""
         self._require(OpenFlags.WRITE)
-        if not isinstance(source, SftpFile) or source._table is not self._table:  # noqa: SLF001  (of our own class)
-            raise os_error(errno.EXDEV)
-        source._require(OpenFlags.READ)  # noqa: SLF001  (of our own class)
-        with self._borrow("copy_range") as handle, source._borrow("copy_range") as origin:  # noqa: SLF001  (as above)
+        source = innermost(source)
+        with self._borrow("copy_range") as handle:
             if Extension.COPY_DATA not in handle.channel.extensions:
                 raise NotSupportedError("copy_range")
-            size = origin.channel.fstat(origin.raw).size or 0
-            count = max(0, min(length, size - source_offset))
+            if isinstance(source, SftpFile) and source._table is self._table:  # noqa: SLF001  (of our own class)
+                return self._copy_own(source, source_offset, handle, offset, length)
+            place = place_of(source)
+            path = copying.path_of(place, self._table.url) if place is not None else None
+            if place is None or path is None or path == self._file.path:
+                raise os_error(errno.EXDEV)
+            with copying.opened_at(handle, path, place) as raw:
+                self._table.note_change(self._file)
+                return copying.copy(handle.channel, raw, source_offset, handle.raw, offset, length)
+
+    def _copy_own(self, source: SftpFile, source_offset: int, handle: ServerHandle, offset: int, length: int) -> int:
+        source._require(OpenFlags.READ)
+        path = source._file.path
+        within_one = self is source or (path is not None and path == self._file.path)
+        if within_one and abs(source_offset - offset) < length:
+            raise os_error(errno.EINVAL)
+        with source._borrow("copy_range") as origin:
             self._table.note_change(self._file)
-            if self._file.path == source._file.path:  # noqa: SLF001  (of our own class)
-                _copy_through_here(origin, source_offset, handle, offset, count)
-            else:
-                with _in_channel(origin, handle.channel, source._file.path) as raw:  # noqa: SLF001  (as above)
-                    transfer.copy(handle.channel, raw, source_offset, handle.raw, offset, count)
-        return count
+            if within_one:
+                return copying.copy_within(origin, source_offset, handle, offset, length)
+            with copying.in_channel(origin, handle.channel, path) as raw:
+                return copying.copy(handle.channel, raw, source_offset, handle.raw, offset, length)
 
     def close(self) -> None:
         self._table.close(self._file)
@@ -103,28 +124,3 @@ class SftpFile(BackendFile):
             except StatusError as error:
                 path = self._file.path
                 raise diagnosis.of_file(handle.session.metadata, error, path, operation) from error
-
-
-@contextmanager
-def _in_channel(origin: ServerHandle, channel: SftpChannel, path: bytes | None) -> Iterator[bytes]:
-    """A handle in `channel` for the file at `path` that `origin` has open, maybe in another channel."""
-    if origin.channel is channel:
-        yield origin.raw
-        return
-    if path is None:
-        raise NotSupportedError("copy_range of a removed file")
-    raw = channel.handle(PacketType.OPEN, pack_open(path, OpenFlags.READ))
-    try:
-        yield raw
-    finally:
-        channel.forget_handle(raw)
-
-
-def _copy_through_here(origin: ServerHandle, source_offset: int, target: ServerHandle, offset: int, count: int) -> None:
-    buffer = memoryview(bytearray(min(count, _COPY_PIECE_BYTES)))
-    # Backwards where the target is ahead of the source, so that what overlaps is read before it is overwritten.
-    starts = range(0, count, _COPY_PIECE_BYTES)
-    for start in reversed(starts) if offset > source_offset else starts:
-        part = buffer[: min(len(buffer), count - start)]
-        filled = transfer.read_into(origin.channel, origin.raw, source_offset + start, part)
-        transfer.write(target.channel, target.raw, offset + start, part[:filled])

@@ -13,7 +13,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from netoverlay.backend_api import os_error
+from netoverlay.backend_api import LayerUrl, os_error
 from netoverlay.backend_api.open_files import HandleTable, OpenFile
 from netoverlay_sftp.channel import SftpChannel
 from netoverlay_sftp.connection import Session
@@ -49,8 +49,10 @@ class SftpOpenFile(OpenFile[ServerHandle]):
 class SftpHandles(HandleTable[SftpOpenFile, ServerHandle]):
     """All open files of a backend."""
 
-    def __init__(self, session: Callable[[], Session]) -> None:
+    def __init__(self, session: Callable[[], Session], url: LayerUrl) -> None:
+        """`url` is the layer's."""
         super().__init__(b"/")
+        self.url = url
         self._session = session
         self._recent: OrderedDict[SftpOpenFile, None] = OrderedDict()
         """Those that have a handle, the least recently used first."""

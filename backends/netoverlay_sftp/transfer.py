@@ -9,9 +9,6 @@ from netoverlay_sftp.errors import StatusError
 from netoverlay_sftp.multiplexer import Request
 from netoverlay_sftp.protocol import Extension, PacketType, StatusCode
 
-COPY_BYTES = 64 << 20
-"""What the server copies in one request: little enough to be done long before the deadline."""
-
 
 def _ends_at_short_read(channel: SftpChannel) -> bool:
     """OpenSSH reads a piece with one pread(2), which for a regular file is short at its end only."""
@@ -81,12 +78,3 @@ def _written(channel: SftpChannel, request: Request) -> StatusError | None:
     except StatusError as error:
         return error
     return None
-
-
-def copy(channel: SftpChannel, source: bytes, source_offset: int, target: bytes, offset: int, length: int) -> None:
-    """The server copies `length` bytes, which the source must have. StatusError."""
-    while length > 0:
-        part = min(length, COPY_BYTES)
-        parts = protocol.pack_copy(source, source_offset, part, target, offset)
-        channel.extended_status(Extension.COPY_DATA, parts)
-        source_offset, offset, length = source_offset + part, offset + part, length - part

@@ -56,7 +56,7 @@ class SmbBackend(Backend):
         self._options = options
         self._deadline = deadline
         self._connector: Connector[Session] = Connector(self._new_session, deadline)
-        self._handles = SmbHandles(self._connector.session)
+        self._handles = SmbHandles(self._connector.session, url)
         self._paths = PathMap()
         self._leftovers = removal.Leftovers()
         self._facts: ShareFacts | None = None
@@ -78,6 +78,7 @@ class SmbBackend(Backend):
             atomic_replace=True,
             rename_noreplace=True,
             holes=found.has_holes,
+            server_copy=found.copies,
             case_sensitive=found.case_sensitive,
             time_granularity_ns=_TIME_UNIT_NS,
             max_name_bytes=MAX_NAME_BYTES,
@@ -153,7 +154,7 @@ class SmbBackend(Backend):
             diagnose = diagnosis.of_creation if made else diagnosis.of_path
             raise diagnose(session, error, on_server, "open") from error
         file = self._handles.register(on_server, access, opened.facts, opened.handle, changed=made or truncate)
-        return SmbFile(self._handles, file, self._appearance, self._known_facts(), opened.beginning)
+        return SmbFile(self._handles, file, path, self._appearance, self._known_facts(), opened.beginning)
 
     def space_usage(self) -> SpaceUsage:
         """FsFullSizeInformation, which counts no files."""

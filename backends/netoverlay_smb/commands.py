@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from netoverlay.backend_api import Readable
@@ -34,6 +35,9 @@ _QUERY_DIRECTORY = struct.Struct("<HBBI16sHHI")
 _QUERY_INFO = struct.Struct("<HBBIHHIII16s")
 _SET_INFO = struct.Struct("<HBBIHHI16s")
 _IOCTL = struct.Struct("<HHI16sIIIIIIII")
+_CHUNKS = struct.Struct("<24sII")
+_CHUNK = struct.Struct("<QQII")
+_COPIED_BYTES = 12
 _LEASE = struct.Struct("<16sIIQ16sHH")
 _RENAME = struct.Struct("<B7xQI")
 _RENAME_LEAST_BYTES = 24
@@ -212,6 +216,17 @@ def control(
     at = HEADER_BYTES + _IOCTL.size
     fixed = _IOCTL.pack(57, 0, code, handle, at, len(data), 0, 0, 0, reply_bytes, _IS_FSCTL, 0)
     return Body(Command.IOCTL, fixed + data, charge_of(max(len(data), reply_bytes)))
+
+
+def request_resume_key(handle: bytes = PREVIOUS_HANDLE) -> Body:
+    """FSCTL_SRV_REQUEST_RESUME_KEY (2.2.31): what names an open file as the source of a copy."""
+    return control(Control.REQUEST_RESUME_KEY, b"", handle)
+
+
+def copy_chunks(key: bytes, chunks: Sequence[tuple[int, int, int]], handle: bytes) -> Body:
+    """FSCTL_SRV_COPYCHUNK_WRITE (2.2.31.1): each chunk is offsets in the source and the target, and a length."""
+    packed = b"".join(_CHUNK.pack(*chunk, 0) for chunk in chunks)
+    return control(Control.COPY_CHUNKS, _CHUNKS.pack(key, len(chunks), 0) + packed, handle, reply_bytes=_COPIED_BYTES)
 
 
 def echo() -> Body:

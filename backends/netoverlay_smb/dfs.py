@@ -6,7 +6,7 @@ The url's path is resolved when a layer connects; a link further down is not fol
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from smbprotocol.dfs import DFSReferralRequest, DFSReferralResponse
 from smbprotocol.exceptions import SMBResponseException
@@ -32,6 +32,8 @@ class Place:
     tree: TreeConnect
     root: str
     """The path on the share, as names.server_path() makes them."""
+    is_referred: bool = False
+    """It is elsewhere than the url says."""
 
 
 def find(url: LayerUrl, credentials: Credentials, options: SmbOptions, expires_at: float) -> Place:
@@ -55,7 +57,7 @@ def find(url: LayerUrl, credentials: Credentials, options: SmbOptions, expires_a
             failures.append(error)
             continue
         if isinstance(found, Place):
-            return found
+            return replace(found, is_referred=hops > 0)
         hops += 1
         if hops > _MAX_HOPS:
             raise LayerSetupError(f"{url}: its DFS links lead on more than {_MAX_HOPS} times: do they form a circle?")

@@ -43,6 +43,8 @@ class ShareFacts:
     has_attributes: bool
     """Extended attributes."""
     has_holes: bool
+    copies: bool
+    """The server copies between files by itself."""
     case_sensitive: bool
 
 
@@ -55,18 +57,22 @@ def find_out(session: Session, known: ShareFacts | None, *, modes_from_server: b
         commands.create(path, LOOK, CreateOptions(0), contexts=context),
         commands.query_file(InfoClass.ALL),
         commands.query_volume(VolumeClass.ATTRIBUTES),
+        commands.request_resume_key(),
         commands.close(),
     )
     created = session.parse(replies.created, session.expect(requests[0]))
     session.note_round_trip(time.monotonic() - started_at)
     facts = session.parse(replies.all_information, session.info(requests[1]))
     volume = session.parse(replies.volume, session.info(requests[2]))
+    # Samba has no such key for a directory (STATUS_INTERNAL_ERROR); who cannot copy does not know what is asked.
+    copies = session.engine.wait(requests[3]).status not in NOT_SUPPORTED
     return ShareFacts(
         is_directory=facts.is_directory,
         has_file_ids=facts.file_id != 0,
         lists_modes=modes_from_server and session.parse(_speaks_apple, created.contexts),
         has_attributes=known.has_attributes if known else _has_attributes(session, path),
         has_holes=bool(volume.flags & VolumeFlags.SPARSE_FILES),
+        copies=known.copies if known else copies,
         case_sensitive=known.case_sensitive if known else facts.is_directory and _is_case_sensitive(session),
     )
 

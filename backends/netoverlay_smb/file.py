@@ -13,13 +13,16 @@ from netoverlay.backend_api import (
     AttributeChange,
     BackendFile,
     FileStat,
+    LayerPath,
     NotSupportedError,
     Readable,
     Writable,
     XattrMode,
     os_error,
 )
-from netoverlay_smb import attributes, commands, look, replies, transfer, xattrs
+from netoverlay.backend_api.delegate import innermost
+from netoverlay.backend_api.places import FilePlace, PlacedFile, place_of
+from netoverlay_smb import attributes, commands, copying, look, replies, transfer, xattrs
 from netoverlay_smb.attributes import Appearance
 from netoverlay_smb.errors import StatusError, status_error
 from netoverlay_smb.facts import ShareFacts
@@ -34,21 +37,34 @@ _LEAST_WINDOW = 1 << 20
 """With a range for each two blocks the reply has room for this."""
 
 
-class SmbFile(BackendFile):
+class SmbFile(PlacedFile):
     """Large reads and writes are split into pieces, many of which are in flight."""
 
     def __init__(
-        self, table: SmbHandles, file: SmbOpenFile, appearance: Appearance, facts: ShareFacts, beginning: bytes | None
+        self,
+        table: SmbHandles,
+        file: SmbOpenFile,
+        path: LayerPath,
+        appearance: Appearance,
+        facts: ShareFacts,
+        beginning: bytes | None,
     ) -> None:
-        """`beginning` is what came with opening it: all of it, if that is less than was asked for."""
+        """`path` is where it was opened; `beginning` is what came with that: all of it, if less than was asked for."""
         self._table = table
         self._file = file
+        self._path = path
         self._appearance = appearance
         self._facts = facts
         self._beginning = beginning
         self._fresh_until = time.monotonic() + FRESH_SECONDS
         self._window = 1 << 62
         """So many bytes have no more ranges of data than the server tells at once."""
+
+    @property
+    def place(self) -> FilePlace | None:
+        if self._file.path is None or not self._file.access.reads:
+            return None
+        return FilePlace.of(str(self._table.url), self._path, self._appearance.stat(self._file.seen))
 
     def read_into(self, offset: int, buffer: Writable) -> int:
         if not self._file.access.reads:
@@ -146,6 +162,40 @@ class SmbFile(BackendFile):
                 zeros = commands.control(Control.SET_ZERO_DATA, _TWO.pack(offset, end), handle.raw, reply_bytes=0)
                 handle.session.call(commands.control(Control.SET_SPARSE, b"", handle.raw, reply_bytes=0))
                 handle.session.call(zeros)
+
+    def copy_range(self, source: BackendFile, source_offset: int, offset: int, length: int) -> int:
+        """FSCTL_SRV_COPYCHUNK_WRITE."""
+        if not self._facts.copies:
+            raise NotSupportedError("copy_range")
+        self._require_writable()
+        source = innermost(source)
+        with self._borrow("copy_range") as handle:
+            if isinstance(source, SmbFile) and source._table is self._table:  # noqa: SLF001  (of our own class)
+                return self._copy_own(source, source_offset, handle, offset, length)
+            place = place_of(source)
+            path = copying.path_of(place, self._table.url, handle.session) if place is not None else None
+            if place is None or path is None or path == self._file.path:
+                raise os_error(errno.EXDEV)
+            with copying.opened_at(handle.session, path, place) as (key, size):
+                self._table.note_change(self._file)
+                count = min(length, size - source_offset)
+                return copying.copy(handle.session, key, source_offset, handle.raw, offset, count)
+
+    def _copy_own(self, source: SmbFile, source_offset: int, handle: ServerHandle, offset: int, length: int) -> int:
+        if not source._file.access.reads:
+            raise os_error(errno.EBADF)
+        if self._is_same_file(source) and abs(source_offset - offset) < length:
+            raise os_error(errno.EINVAL)
+        with source._borrow("copy_range") as origin:
+            key, size = copying.source(origin.session, origin.raw)
+            self._table.note_change(self._file)
+            count = min(length, size - source_offset)
+            return copying.copy(handle.session, key, source_offset, handle.raw, offset, count)
+
+    def _is_same_file(self, other: SmbFile) -> bool:
+        mine, others = self._file, other._file
+        same_id = mine.seen.file_id == others.seen.file_id != 0
+        return mine is others or same_id or (mine.path is not None and mine.path == others.path)
 
     def get_xattr(self, name: str) -> bytes:
         return xattrs.value_of(self._attributes(), name)

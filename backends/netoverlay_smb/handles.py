@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from netoverlay.backend_api import Access
+from netoverlay.backend_api import Access, LayerUrl
 from netoverlay.backend_api.open_files import HandleTable, OpenFile
 from netoverlay_smb import commands, look, names, replies
 from netoverlay_smb.errors import StatusError, status_error
@@ -77,8 +77,10 @@ class SmbOpenFile(OpenFile[ServerHandle]):
 class SmbHandles(HandleTable[SmbOpenFile, ServerHandle]):
     """All open files of a backend."""
 
-    def __init__(self, session: Callable[[], Session]) -> None:
+    def __init__(self, session: Callable[[], Session], url: LayerUrl) -> None:
+        """`url` is the layer's."""
         super().__init__(SEPARATOR)
+        self.url = url
         self._session = session
 
     def register(

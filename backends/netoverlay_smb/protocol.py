@@ -135,6 +135,9 @@ class Control(enum.IntEnum):
 
     SET_SPARSE = 0x9_00C4
     GET_REPARSE_POINT = 0x9_00A8
+    REQUEST_RESUME_KEY = 0x14_0078
+    COPY_CHUNKS = 0x14_80F2
+    """FSCTL_SRV_COPYCHUNK_WRITE, whose target need not be open for reading."""
     QUERY_ALLOCATED_RANGES = 0x9_40CF
     SET_ZERO_DATA = 0x9_80C8
 

@@ -22,6 +22,8 @@ _LISTED = struct.Struct("<IIQQQQQQIIIIQ")
 _LISTED_BOTH = struct.Struct("<IIQQQQQQIIIB1x24sHQ")
 _FULL_SIZE = struct.Struct("<QQQII")
 _VOLUME = struct.Struct("<IiI")
+_RESUME_KEY = struct.Struct("<24s")
+_COPIED = struct.Struct("<III")
 _RANGE = struct.Struct("<QQ")
 _CONTEXT = struct.Struct("<IHHHHI")
 _OPLOCK_BREAK = struct.Struct("<HBBI16s")
@@ -92,6 +94,15 @@ class VolumeSize(NamedTuple):
     available: int
     free: int
     unit: int
+
+
+class Copied(NamedTuple):
+    """2.2.32.1: what was copied; with STATUS_INVALID_PARAMETER the most that the server takes of each."""
+
+    chunks: int
+    chunk_bytes: int
+    """Of a chunk that was copied in part; or the most that one may have."""
+    total_bytes: int
 
 
 class OplockBreak(NamedTuple):
@@ -181,6 +192,17 @@ def controlled(body: bytes) -> bytes:
     """The output of an IOCTL (2.2.32)."""
     fields = _unpack(_IOCTL, body)
     return _part(body, fields[6], fields[7])
+
+
+def resume_key(body: bytes) -> bytes:
+    """The key of a source (2.2.32.3), out of the reply to an IOCTL."""
+    (key,) = _unpack(_RESUME_KEY, controlled(body))
+    return bytes(key)
+
+
+def copied(body: bytes) -> Copied:
+    """2.2.32.1, out of the reply to an IOCTL."""
+    return Copied(*_unpack(_COPIED, controlled(body)))
 
 
 def all_information(data: bytes) -> FileFacts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from netoverlay.backend_api import LayerUrl, UnavailableError
@@ -18,6 +19,7 @@ from netoverlay_smb.handshake import take_over
 from netoverlay_smb.options import SmbOptions
 from netoverlay_smb.outgoing import Link
 from netoverlay_smb.protocol import ProtocolError
+from netoverlay_smb.replies import Copied
 from netoverlay_smb.status import CONNECTION_LOST, Status
 
 _Parsed = TypeVar("_Parsed")
@@ -29,11 +31,15 @@ _log = logging.getLogger(__name__)
 class Session:
     """An engine, and the directory of the share that is the layer's root. The methods raise StatusError."""
 
-    def __init__(self, link: Link, root: str, deadline: float) -> None:
+    def __init__(self, link: Link, root: str, deadline: float, *, is_referred: bool = False) -> None:
         self.engine = Engine(link, deadline)
         self.link = link
         self.root = root
         """Its path on the share, as names.server_path() makes them."""
+        self.is_referred = is_referred
+        """Whether the share is another one than the url names."""
+        self.copy_limits = Copied(256, 1 << 20, 16 << 20)
+        """What the server copies at once; it will say so if that is too much."""
         self.reading, self.writing = Window(), Window()
 
     def note_round_trip(self, seconds: float) -> None:
@@ -90,8 +96,9 @@ class Session:
             raise UnavailableError(f"{self.link.server}: {describe(error)}") from error
 
     def forget(self, body: Body) -> None:
-        """Send something whose reply does not matter, without waiting: closing what was only read."""
-        self.engine.submit(body)
+        """Close what was only read, without waiting for the reply: it ends with the connection, too."""
+        with suppress(UnavailableError):
+            self.engine.submit(body)
 
 
 def connect(url: LayerUrl, options: SmbOptions, deadline: float) -> Session:
@@ -101,7 +108,7 @@ def connect(url: LayerUrl, options: SmbOptions, deadline: float) -> Session:
     place = dfs.find(url, credentials, options, started_at + deadline)
     try:
         link = take_over(place.login, place.tree, deadline)
-        session = Session(link, place.root, deadline)
+        session = Session(link, place.root, deadline, is_referred=place.is_referred)
     except BaseException:
         place.login.close()
         raise

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from netoverlay.backend_api.errors import UnavailableError
+from netoverlay.backend_api.waiting import is_interrupted
 
 R = TypeVar("R")
 
@@ -19,6 +20,9 @@ FAR_SECONDS = 0.005
 _FIRST_DEPTH = 4
 _SHORT_QUEUE_SECONDS = 0.1
 _LONG_QUEUE_SECONDS = 0.5
+_COPY_SECONDS = 1.0
+_COPY_DEPTH = 4
+"""Copies in flight, from when the first was quick."""
 
 
 class Window:
@@ -117,3 +121,35 @@ def write_in_pieces(
         failure = finish_first() or failure
     if failure is not None:
         raise failure
+
+
+def copy_in_pieces(
+    length: int, piece: int, submit: Callable[[int, int], R], finish: Callable[[R, int], int | Exception]
+) -> int:
+    """Have a server copy `length` bytes, for about a second at most; the count up to where all is copied.
+
+    `submit(start, size)` asks for a piece, and `finish(request, size)` returns how much of it was copied once that is
+    done, or what was refused: raised if nothing was copied before it. Stops when the caller is interrupted.
+    """
+    in_flight: deque[tuple[R, int, float]] = deque()
+    failure: Exception | None = None
+    start = done = 0
+    depth = 1
+    ended = False
+    give_up_at = time.monotonic() + _COPY_SECONDS
+    while in_flight or (start < length and not ended):
+        while start < length and len(in_flight) < depth and not ended:
+            size = min(piece, length - start)
+            in_flight.append((submit(start, size), size, time.monotonic()))
+            start += size
+        request, size, sent_at = in_flight.popleft()
+        outcome = finish(request, size)
+        now = time.monotonic()
+        depth = _COPY_DEPTH if now - sent_at < _LONG_QUEUE_SECONDS else 1
+        if not ended:
+            copied, failure = (outcome, None) if isinstance(outcome, int) else (0, outcome)
+            done += copied
+            ended = copied < size or now > give_up_at or is_interrupted()
+    if failure is not None and not done:
+        raise failure
+    return done

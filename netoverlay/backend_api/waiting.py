@@ -39,11 +39,16 @@ def about_to_wait() -> None:
         hook()
 
 
+def is_interrupted() -> bool:
+    """Whether the request that this thread serves was interrupted."""
+    hook = _hooks.is_interrupted
+    return hook is not None and hook()
+
+
 def check_interrupted() -> None:
     """Raise InterruptedError (EINTR) if the request that this thread serves was interrupted.
 
     For the loops of long operations, where stopping half-way is safe.
     """
-    hook = _hooks.is_interrupted
-    if hook is not None and hook():
+    if is_interrupted():
         raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))

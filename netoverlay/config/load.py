@@ -134,13 +134,12 @@ def _upper_settings(document: _Document, found: ProfileFile) -> UpperSettings | 
     table = document.upper or {}
     private = "url" not in table
     layer = _read_layer({"url": str(private_upper(found.name)), **table}, UpperTable, found.path, key)
-    if layer.url.scheme != LOCAL_SCHEME:
-        raise ConfigError(found.path, "upper.url", f"{layer.url.scheme}:// takes no changes; write a local directory")
+    path = os.path.realpath(layer.url.path) if layer.url.scheme == LOCAL_SCHEME else layer.url.path
     return UpperSettings(
         key=key,
         url=layer.url,
         options=layer.options,
-        work=layer.common.work or Path(f"{os.path.realpath(layer.url.path)}.work"),
+        work=layer.common.work or Path(f"{path}.work"),
         private=private,
         deadline=layer.common.deadline,
     )

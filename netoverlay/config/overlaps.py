@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from netoverlay.backend_api.url import LOCAL_SCHEME
+from netoverlay.backend_api.url import LOCAL_SCHEME, LayerUrl
 from netoverlay.config.errors import ConfigError
 from netoverlay.config.model import Profile, UpperSettings
 
@@ -15,13 +15,14 @@ from netoverlay.config.model import Profile, UpperSettings
 class _Place(NamedTuple):
     key: str
     path: str
-    """Without symbolic links."""
+    """Without symbolic links; of a server with that before it, so that only paths of one server are in each other."""
 
 
 def refuse_overlaps(profile: Profile) -> None:
-    """ConfigError if the upper or its work directory is, holds or lies in a local lower, or the one the other."""
+    """ConfigError if the upper or its work directory is, holds or lies in a lower, or the one the other."""
     if profile.upper is not None:
-        _refuse_upper_overlaps(profile.file, profile.upper, list(_local_lowers(profile)))
+        lowers = [_Place(f"{lower.key}.url", _path(lower.url, lower.url.path)) for lower in profile.lowers]
+        _refuse_upper_overlaps(profile.file, profile.upper, lowers)
     for number, lower in enumerate(profile.lowers):
         for earlier in profile.lowers[:number]:
             if lower.url == earlier.url:
@@ -31,8 +32,8 @@ def refuse_overlaps(profile: Profile) -> None:
 
 
 def _refuse_upper_overlaps(file: Path, upper: UpperSettings, lowers: list[_Place]) -> None:
-    own = _Place("upper.url", os.path.realpath(upper.url.path))
-    work = _Place("upper.work", os.path.realpath(upper.work))
+    own = _Place("upper.url", _path(upper.url, upper.url.path))
+    work = _Place("upper.work", _path(upper.url, str(upper.work)))
     _refuse_nested(file, work, own, "beside it, on the same file system")
     for place in (own, work):
         for lower in lowers:
@@ -46,7 +47,7 @@ def refuse_mountpoint(profile: Profile, mountpoint: Path) -> None:
     """
     target = os.path.realpath(mountpoint)
     layers = list(_local_lowers(profile))
-    if profile.upper is not None:
+    if profile.upper is not None and profile.upper.url.scheme == LOCAL_SCHEME:
         layers.append(_Place("upper.url", os.path.realpath(profile.upper.url.path)))
     for layer in layers:
         if target != layer.path and _is_within(target, layer.path):
@@ -59,6 +60,12 @@ def refuse_mountpoint(profile: Profile, mountpoint: Path) -> None:
         raise ConfigError(
             profile.file, "cache.directory", f"lies in the mountpoint {mountpoint}; write a directory outside of it"
         )
+
+
+def _path(url: LayerUrl, path: str) -> str:
+    """A path in the layer of `url`, so that paths of all layers can be compared."""
+    port = "" if url.port is None else f":{url.port}"
+    return os.path.realpath(path) if url.scheme == LOCAL_SCHEME else f"{url.scheme}://{url.host}{port}{path}"
 
 
 def _local_lowers(profile: Profile) -> Iterator[_Place]:

@@ -22,6 +22,8 @@ _ENTRY: Final = struct.Struct("<HHI")
 _VERSION: Final = 2
 
 _USER_OBJ, _USER, _GROUP_OBJ, _GROUP, _MASK, _OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
+_SHIFTS: Final = {_USER_OBJ: 6, _GROUP_OBJ: 3, _OTHER: 0}
+"""Of the bits of a mode without ACL."""
 _NAMED: Final = frozenset({_USER, _GROUP})
 _RWX: Final = 0o7
 _PERMISSIONS: Final = 0o777
@@ -56,6 +58,15 @@ def inherit(default: bytes | None, mode: int, umask: int) -> Inherited:
         packed = (_ENTRY.pack(tag, limited.get(tag, permissions), who) for tag, permissions, who in entries)
         access = _HEADER.pack(_VERSION) + b"".join(packed)
     return Inherited(mode & ~_PERMISSIONS | bits, access, default)
+
+
+def as_mode(access: bytes) -> int | None:
+    """The permission bits that say the same as an access ACL, None if they cannot. EIO if it is none."""
+    entries = _entries(access)
+    permissions = {tag: granted for tag, granted, _ in entries}
+    if len(entries) > len(_SHIFTS) or permissions.keys() != _SHIFTS.keys():
+        return None
+    return sum((granted & _RWX) << _SHIFTS[tag] for tag, granted in permissions.items())
 
 
 def _entries(value: bytes) -> list[tuple[int, int, int]]:

@@ -91,12 +91,13 @@ class AttributeChanger:
         inode.kept_ctime = None
 
     def clear_privileges(self, inode: Inode, *, set_ids: bool) -> None:
-        """Take capabilities and, if asked, set-id bits from a regular file, as a change of its data does."""
-        if inode.type is FileType.REGULAR:
+        """Take capabilities and, if asked, set-id bits from a file, as a change of its data does; its ctime is new."""
+        if inode.removed_stat is None or inode.names:
             self._copy_up.inode(inode)
-            stat = self._tree.stat(inode)
-            # Which is what takes them all, where the upper's file system has them; a mode is set after it.
-            self.change(inode, AttributeChange(mode=None if set_ids else stat.mode, uid=stat.uid, gid=stat.gid))
+        stat = self._tree.stat(inode)
+        mode = stat.mode if inode.type is FileType.REGULAR and not set_ids else None
+        # Which is what takes them all, where the upper's file system has them; a mode is set after it.
+        self.change(inode, AttributeChange(mode=mode, uid=stat.uid, gid=stat.gid))
 
     def _change_file(self, inode: FileInode, change: AttributeChange) -> None:
         if inode.names:

@@ -1,38 +1,33 @@
 """Copy the content of a file between layers: by the kernel or the server if they can, holes kept as holes.
 
-Otherwise the data passes here, and then two threads share the work: one reads ahead while the other writes, so that
-two networks, or a network and a disk, are busy at the same time.
+Otherwise the data passes here, and then two threads share the work, a piece each: while one reads the other writes, and
+where one side takes no time both do the other, so that no line is idle between two calls.
 """
 
 from __future__ import annotations
 
 import errno
-import queue
 import threading
 from collections.abc import Iterator
 from itertools import chain
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from netoverlay.backend_api import BackendFile, NotSupportedError
 from netoverlay.backend_api.waiting import check_interrupted, set_hooks
 
-LAYER_COPY_BYTES = 64 << 20
-"""Copied by a layer itself in one call: so often is an interrupt looked for."""
 PIECE_BYTES = 16 << 20
-"""Read and written at once: enough for a backend to keep dozens of requests in flight."""
+"""Read and written at once: enough for a backend to keep dozens of requests in flight. Two are in memory."""
 LEAST_PIECE_BYTES = 2 << 20
 """Of a file that is too small for several large pieces: without several, nothing would overlap."""
-PIECES_IN_MEMORY = 3
-"""One being read, one being written, and one between the two."""
 HOLE_BYTES = 64 << 10
 """Where the source tells no holes, runs of zeros of this size, aligned, become holes."""
+_FEWEST_PIECES = 4
 
 _CANNOT_COPY_THERE = frozenset({errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL})
 """The two files are of different backends or file systems: the data has to pass here."""
 _ZEROS = bytes(HOLE_BYTES)
 _LOOK_SECONDS = 0.25
-"""How often an interrupt is looked for while nothing has been read."""
+"""How often an interrupt is looked for while only the helper works."""
 
 
 class SourceChangedError(OSError):
@@ -48,14 +43,13 @@ def copy_content(source: BackendFile, target: BackendFile, size: int) -> None:
     SourceChangedError if there are fewer; EINTR if the request was interrupted.
     """
     rest = _copy_in_layer(source, target, _data_ranges(source, size))
-    if size <= LEAST_PIECE_BYTES:
-        for piece in _pieces(rest, LEAST_PIECE_BYTES):
-            check_interrupted()
-            _write(target, piece.read(source, bytearray(piece.length)))
-    elif first := next(rest, None):
-        with _ReadAhead(source, chain([first], rest), size) as pieces:
-            for read in pieces:
-                _write(target, read)
+    if (first := next(rest, None)) is not None:
+        blocks = min(PIECE_BYTES // HOLE_BYTES, -(-size // (HOLE_BYTES * _FEWEST_PIECES)))
+        copy = _Copy(source, target, chain([first], rest), max(LEAST_PIECE_BYTES, blocks * HOLE_BYTES))
+        if size <= LEAST_PIECE_BYTES:
+            copy.work()
+        else:
+            copy.work_in_two_threads()
     target.truncate(size)
 
 
@@ -68,28 +62,12 @@ class _Range(NamedTuple):
     """The source knows its holes."""
 
 
-class _Read(NamedTuple):
-    """A piece that was read."""
-
-    offset: int
-    data: memoryview
-    buffer: bytearray
-    """Whose beginning `data` is."""
-    keep_zeros: bool
-
-
 class _Piece(NamedTuple):
-    """A piece to read."""
+    """A part of that which is read at once."""
 
     offset: int
     length: int
     keep_zeros: bool
-
-    def read(self, source: BackendFile, buffer: bytearray) -> _Read:
-        data = memoryview(buffer)[: self.length]
-        if source.read_into(self.offset, data) < self.length:
-            raise SourceChangedError
-        return _Read(self.offset, data, buffer, self.keep_zeros)
 
 
 def _data_ranges(source: BackendFile, size: int) -> Iterator[_Range]:
@@ -124,7 +102,7 @@ def _copy_in_layer(source: BackendFile, target: BackendFile, ranges: Iterator[_R
         position = start
         while position < end:
             check_interrupted()
-            copied = _copy_range(source, target, position, min(LAYER_COPY_BYTES, end - position))
+            copied = _copy_range(source, target, position, end - position)
             if not copied:
                 return chain([_Range(position, end, is_certain)], ranges)
             position += copied
@@ -139,14 +117,6 @@ def _copy_range(source: BackendFile, target: BackendFile, offset: int, length: i
         if error.errno not in _CANNOT_COPY_THERE:
             raise
         return 0
-
-
-def _write(target: BackendFile, read: _Read) -> None:
-    if read.keep_zeros:
-        target.write_at(read.offset, read.data)
-        return
-    for start, end in _non_zero_runs(read.data):
-        target.write_at(read.offset + start, read.data[start:end])
 
 
 def _non_zero_runs(buffer: memoryview) -> Iterator[tuple[int, int]]:
@@ -164,60 +134,69 @@ def _non_zero_runs(buffer: memoryview) -> Iterator[tuple[int, int]]:
         yield run, len(buffer)
 
 
-class _ReadAhead:
-    """The pieces of a file, read by a thread of its own. That has ended when the `with` block is left, however."""
+class _Copy:
+    """A copy whose data passes here."""
 
-    def __init__(self, source: BackendFile, ranges: Iterator[_Range], size: int) -> None:
-        """`size` is that of the whole file."""
+    def __init__(self, source: BackendFile, target: BackendFile, ranges: Iterator[_Range], piece_bytes: int) -> None:
         self._source = source
-        self._ranges = ranges
-        self._piece_bytes = max(LEAST_PIECE_BYTES, min(PIECE_BYTES, -(-size // (PIECES_IN_MEMORY + 1))))
+        self._target = target
+        self._piece_bytes = piece_bytes
+        self._pieces = _pieces(ranges, piece_bytes)
+        self._lock = threading.Lock()
+        """Held to take the next piece, for which the source may be asked where its data is."""
         self._stopped = threading.Event()
-        self._free: queue.SimpleQueue[bytearray | None] = queue.SimpleQueue()
-        """Buffers to read into; at the end None, so that nobody waits for one."""
-        self._read: queue.SimpleQueue[_Read | BaseException | None] = queue.SimpleQueue()
-        """What was read, in order, then the error that ended it, or None."""
-        self._thread = threading.Thread(target=self._run, name="copy-up", daemon=True)
+        self._failure: BaseException | None = None
+        """Of the helper."""
 
-    def __enter__(self) -> Self:
-        for _ in range(PIECES_IN_MEMORY):
-            self._free.put(bytearray(self._piece_bytes))
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stopped.set()
-        self._free.put(None)
-        self._thread.join()  # a call of a backend ends within its deadline
-
-    def __iter__(self) -> Iterator[_Read]:
-        while True:
+    def work(self) -> None:
+        """Copy pieces until none is left, or the copy is stopped."""
+        piece = self._next()
+        buffer = memoryview(b"")
+        while piece is not None:
+            if len(buffer) < piece.length:
+                buffer = memoryview(bytearray(piece.length))
             check_interrupted()
-            try:
-                read = self._read.get(timeout=_LOOK_SECONDS)
-            except queue.Empty:
-                continue
-            if read is None:
-                return
-            if isinstance(read, BaseException):
-                try:
-                    raise read
-                finally:
-                    del read  # it refers to this frame, which would keep the buffers
-            yield read
-            self._free.put(read.buffer)
+            data = buffer[: piece.length]
+            if self._source.read_into(piece.offset, data) < piece.length:
+                raise SourceChangedError
+            self._write(piece, data)
+            piece = self._next()
 
-    def _run(self) -> None:
-        # Who waits for the server to come back looks for an interrupt, in this thread, too.
+    def work_in_two_threads(self) -> None:
+        """As work(), but twice as much at a time. When this returns or raises, the other thread has ended."""
+        helper = threading.Thread(target=self._help, name="copy-up", daemon=True)
+        helper.start()
+        try:
+            self.work()
+            while helper.is_alive():
+                check_interrupted()
+                helper.join(_LOOK_SECONDS)
+        finally:
+            self._stopped.set()
+            helper.join()  # a call of a backend ends within its deadline
+        failure, self._failure = self._failure, None
+        try:
+            if failure is not None:
+                raise failure
+        finally:
+            del failure  # it refers to this frame, and to the helper's buffer
+
+    def _help(self) -> None:
+        # Also while it waits for a server to come back it shall end when the copy does.
         set_hooks(None, self._stopped.is_set)
         try:
-            for piece in _pieces(self._ranges, self._piece_bytes):
-                buffer = self._free.get()
-                if buffer is None or self._stopped.is_set():
-                    return
-                self._read.put(piece.read(self._source, buffer))
-            self._read.put(None)
-        except BaseException as error:  # noqa: BLE001  (raised by who writes)
-            self._read.put(error)
+            self.work()
+        except BaseException as error:  # noqa: BLE001  (raised by who called)
+            self._failure = error
+            self._stopped.set()
+
+    def _next(self) -> _Piece | None:
+        with self._lock:
+            return None if self._stopped.is_set() else next(self._pieces, None)
+
+    def _write(self, piece: _Piece, data: memoryview) -> None:
+        if piece.keep_zeros:
+            self._target.write_at(piece.offset, data)
+            return
+        for start, end in _non_zero_runs(data):
+            self._target.write_at(piece.offset + start, data[start:end])

@@ -20,7 +20,7 @@ from netoverlay.backend_api import (
     os_error,
 )
 from netoverlay.backend_api.waiting import about_to_wait
-from netoverlay.overlay.copy_up import CopyUp
+from netoverlay.overlay.copy_up import CAPABILITY, CopyUp
 from netoverlay.overlay.handles import FileHandle
 from netoverlay.overlay.inodes import FileInode
 from netoverlay.overlay.layers import FOR_EVER_NS
@@ -80,8 +80,13 @@ class Files:
         """Up to `size` bytes; fewer only at the end of the file."""
         return self._file(handle.inode).read_at(offset, size)
 
-    def write(self, handle: FileHandle, offset: int, data: Readable, *, clear_set_ids: bool) -> None:
-        """Write all of `data`. `clear_set_ids`: as a write by an ordinary user does (inode(7))."""
+    def write(
+        self, handle: FileHandle, offset: int, data: Readable, *, clear_set_ids: bool, of_mapping: bool = False
+    ) -> None:
+        """Write all of `data`. `clear_set_ids`: as a write by an ordinary user does (inode(7)).
+
+        `of_mapping`: a page of a shared mapping, whose change takes no privileges from the file (mmap(2)).
+        """
         inode = handle.inode
         file = self._writable_file(inode)
         if clear_set_ids and inode.may_have_set_ids:
@@ -91,8 +96,22 @@ class Files:
             except BaseException:
                 inode.may_have_set_ids = True
                 raise
+        capability = self._capability(file) if of_mapping else None
         file.write_at(offset, data)
+        if capability is not None:
+            file.set_xattr(CAPABILITY, capability)
         inode.kept_ctime = None
+
+    def _capability(self, file: BackendFile) -> bytes | None:
+        """The capabilities of a file of the upper, which a write by this process would take from it."""
+        if not self._tree.stack.writable_upper().capabilities.privileged_xattrs:
+            return None
+        try:
+            return file.get_xattr(CAPABILITY)
+        except OSError as error:
+            if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+                return None
+            raise
 
     def truncate(self, inode: FileInode, size: int, *, clear_set_ids: bool = False) -> None:
         """Set the size of a regular file, open or not. Of a lower's file only what stays is copied up."""

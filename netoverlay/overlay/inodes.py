@@ -410,8 +410,9 @@ class InodeTable:
                 self._by_key.setdefault(key, known)
             if known is not inode:
                 return known
+        is_new = inode.nodeid not in self._by_nodeid
         self._by_nodeid[inode.nodeid] = inode
-        if self._kept and inode.in_upper:
+        if is_new and self._kept and inode.in_upper:
             inode.kept_ctime = self._kept.pop(inode.ino, None)
         return inode
 

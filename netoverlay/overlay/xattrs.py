@@ -8,12 +8,13 @@ from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
 from netoverlay.backend_api import Backend, BackendFile, LayerPath, NotSupportedError, XattrMode, os_error
-from netoverlay.overlay.acl import ACCESS, DEFAULT
+from netoverlay.overlay.acl import ACCESS, DEFAULT, as_mode
 from netoverlay.overlay.copy_up import CopyUp
 from netoverlay.overlay.inodes import UNKNOWN_ACL, DirectoryInode, FileInode, Inode
 from netoverlay.overlay.layers import Layer
 from netoverlay.overlay.tree import Tree
 
+_PERMISSIONS = 0o777
 _PRIVILEGED = "trusted."
 _NAME_SPACES = ("user.", _PRIVILEGED, "security.", "system.")
 
@@ -36,7 +37,15 @@ class Xattrs:
         if layer is None or not layer.capabilities.xattrs:
             raise os_error(errno.ENODATA)
         held = layer.format.held_xattr(name)
-        return self._on(inode, lambda backend, path: backend.get_xattr(path, held), lambda file: file.get_xattr(held))
+        try:
+            return self._on(
+                inode, lambda backend, path: backend.get_xattr(path, held), lambda file: file.get_xattr(held)
+            )
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP or name not in (ACCESS, DEFAULT):
+                raise
+            # The kernel, which asks for its own check of permissions, takes no other answer for "none".
+            raise os_error(errno.ENODATA) from None
 
     def list(self, inode: Inode, *, privileged: bool) -> list[str]:
         """The names, without the overlay's own; those in "trusted." only for who is privileged (xattr(7))."""
@@ -52,7 +61,7 @@ class Xattrs:
         if mode is not XattrMode.ANY and self._has(inode, name) is (mode is XattrMode.CREATE):
             # Before it is copied up, for which there is no reason.
             raise os_error(errno.EEXIST if mode is XattrMode.CREATE else errno.ENODATA)
-        if name in (ACCESS, DEFAULT) and self._has(inode, name) and self.get(inode, name) == value:
+        if self._says_nothing_new(inode, name, value):
             return
         held = self._prepare(inode, name)
         with _changing(inode, name):
@@ -73,6 +82,15 @@ class Xattrs:
             self._on(
                 inode, lambda backend, path: backend.remove_xattr(path, held), lambda file: file.remove_xattr(held)
             )
+
+    def _says_nothing_new(self, inode: Inode, name: str, value: bytes) -> bool:
+        """Whether an attribute that is set to `value` stays as it is, with the times of its inode."""
+        if self._has(inode, name):
+            return self.get(inode, name) == value
+        if name != ACCESS:
+            return False
+        mode = self._tree.stat(inode).mode
+        return mode is not None and as_mode(value) == mode & _PERMISSIONS
 
     def _has(self, inode: Inode, name: str) -> bool:
         try:

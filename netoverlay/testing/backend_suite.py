@@ -23,13 +23,14 @@ from netoverlay.testing.suite.attributes import IdentitySuite, ModeSuite, OwnerS
 from netoverlay.testing.suite.base import SuiteBase
 from netoverlay.testing.suite.claims import ClaimSuite
 from netoverlay.testing.suite.concurrency import ManyFilesSuite, RaceSuite, ThreadSuite
+from netoverlay.testing.suite.copies import CopySuite
 from netoverlay.testing.suite.directories import DirectorySuite, HardLinkSuite, SpecialFileSuite, SymlinkSuite
 from netoverlay.testing.suite.failures import BackendFailureSuite, FailingServer
 from netoverlay.testing.suite.files import ContentSuite, OpenFileSuite, OpenSuite
 from netoverlay.testing.suite.names import ListingSuite, NamesSuite, RootSuite
 from netoverlay.testing.suite.read_only import BackendReadOnlySuite
 from netoverlay.testing.suite.renames import RenameFlagSuite, RenameSuite
-from netoverlay.testing.suite.storage import AllocateSuite, CopySuite, HoleSuite, LockSuite, SpaceSuite
+from netoverlay.testing.suite.storage import AllocateSuite, HoleSuite, LockSuite, SpaceSuite
 
 __all__ = ["BackendFailureSuite", "BackendReadOnlySuite", "BackendSuite", "FailingServer", "SuiteBase"]
 

@@ -37,6 +37,7 @@ FILE_OPERATIONS = (
     "read_at",
     "stat",
     "write_at",
+    "flush",
     "truncate",
     "sync",
     "set_attributes",

@@ -18,6 +18,7 @@ from netoverlay.backend_api import (
     XattrMode,
     os_error,
 )
+from netoverlay.backend_api.delegate import DelegatingFile
 from netoverlay.testing.memory_node import NodeView
 from netoverlay.testing.memory_tree import MemoryTree, Node
 
@@ -115,12 +116,12 @@ class MemoryFile(BackendFile):
             self._changed()
 
     def copy_range(self, source: BackendFile, source_offset: int, offset: int, length: int) -> int:
+        while isinstance(source, DelegatingFile):  # also what a cache has not opened yet: it costs nothing here
+            source = source.inner
         with self.tree.lock:
             self._view.require_writable("copy_range")
             self._view.require(self._claims.server_copy, "copy_range")
             node = self.checked_node(writes=True)
-            while isinstance(source, DelegatingFile):
-                source = source.inner
             if not isinstance(source, MemoryFile) or source.tree is not self.tree:
                 raise os_error(errno.EXDEV)
             origin = source.checked_node(reads=True)

@@ -4,9 +4,9 @@ A file's data is sent when a piece is full, when the oldest of it has waited lon
 when somebody waits for all of it (settled()). Pieces of one file that overlap are sent one after the other, others at
 the same time. The threads start when there is something to send, and end when there has been nothing for a while.
 
-What cannot be sent is dropped, and its error kept for those who wrote: each of write, flush and sync tells it once.
-Only where the layer could not be reached (UnavailableError) the data stays, and is sent again a little later: whatever
-is left of the first try has arrived by then, so that it cannot undo what is written next.
+What cannot be sent is dropped, and its error kept for those who wrote: flush and sync tell it once each, and the next
+write, if it comes first. Only where the layer could not be reached (UnavailableError) the data stays, and is sent again
+a little later: whatever is left of the first try has arrived by then, so that it cannot undo what is written next.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from netoverlay.backend_api.waiting import about_to_wait
 from netoverlay.wrappers.extents import RUN_OVERHEAD_BYTES, Extents, Piece
 
 RETRY_SECONDS = 1.0
+"""After the layer could not be reached."""
 LINGER_SECONDS = 2.0
 """How long a thread waits for more to send before it ends."""
 
@@ -51,8 +52,6 @@ class Pending:
         self.setbacks = 0
         """How often the layer could not be reached."""
         self.setback: BaseException | None = None
-        self.unsynced = False
-        """Something has been sent since the last sync."""
         self.untold: dict[Call, OSError] = {}
         self.users = 0
         """How many have the file open."""
@@ -98,6 +97,8 @@ class Outbox:
         self._cost_sending = 0
         self._blocked = 0
         """Writers that wait for room."""
+        self._unsynced: set[Pending] = set()
+        """Of which something has been sent since the last sync."""
         self._setbacks = 0
         self._failure: OSError | None = None
         self._senders: set[threading.Thread] = set()
@@ -115,6 +116,8 @@ class Outbox:
         Raises what could not be written earlier, and UnavailableError if there is no room because nothing can be sent.
         """
         with self.lock:
+            if self._closed:
+                raise UnavailableError("the layer is closed")
             self._wait_for_room(pending, len(data) + RUN_OVERHEAD_BYTES)
             raise_untold(pending, Call.WRITE)
             before = pending.extents.cost
@@ -143,13 +146,32 @@ class Outbox:
                 pending.holders -= 1
                 self._sent.notify_all()
 
-    def cut(self, pending: Pending, size: int) -> None:
-        """What lies behind byte `size` need not be sent: the file is about to be truncated."""
+    def cut(self, pending: Pending, size: int) -> bool:
+        """What lies behind byte `size` need not be sent: the file is about to be truncated. Whether there was any."""
         with self.lock:
             before = pending.extents.cost
             pending.extents.cut(size)
-            self._cost += pending.extents.cost - before
+            freed = before - pending.extents.cost
+            self._cost -= freed
             self._settle_accounts(pending)
+            return freed > 0
+
+    def note_loss(self, pending: Pending, failure: OSError) -> None:
+        """Something that was written will never be on the layer: let those who wrote it be told."""
+        with self.lock:
+            self._note_loss(pending, failure)
+
+    def synced(self, pending: Pending) -> None:
+        """All that was sent of a file is on stable storage. Raises what could not be, unless a sync has told it."""
+        with self.lock:
+            self._unsynced.discard(pending)
+            raise_untold(pending, Call.SYNC)
+
+    def forget(self, pending: Pending) -> None:
+        """A file is closed, and nobody will sync it any more."""
+        with self.lock:
+            if not pending.users:
+                self._unsynced.discard(pending)
 
     def drop(self, pending: Pending) -> None:
         """Forget what could not be sent, also what is being tried once more: the file is closed."""
@@ -218,46 +240,56 @@ class Outbox:
         return None
 
     def _take(self, pending: Pending, before: float) -> tuple[BackendFile, Piece] | None:
-        piece = pending.extents.take(pending.sending, before)
-        if piece is None or pending.through is None:
+        through = pending.through
+        piece = None if through is None else pending.extents.take(pending.sending, before)
+        if piece is None or through is None:
             return None
         pending.sending.append(piece)
         self._cost_sending += piece.cost
         now = time.monotonic()
         if any(other.retry_at <= now and other.extents.is_ready(self._due(other, now)) for other in self._unclean):
             self._wake_sender()
-        return pending.through, piece
+        return through, piece
 
     def _wake_sender(self) -> None:
         if self._idle_senders:
             self._work.notify()
         elif len(self._senders) < self._max_senders and not self._closed:
             sender = threading.Thread(target=self._run, name="write-back", daemon=True)
-            self._senders.add(sender)
             sender.start()
+            self._senders.add(sender)
 
     def _finished(self, pending: Pending, piece: Piece, failure: BaseException | None) -> None:
         pending.sending = [other for other in pending.sending if other is not piece]
         self._cost_sending -= piece.cost
         self._cost -= piece.cost
         if failure is None:
-            pending.unsynced = True
+            self._unsynced.add(pending)
         elif isinstance(failure, UnavailableError | InterruptedError) or not isinstance(failure, Exception):
-            if pending.through is not None:
-                before = pending.extents.cost
-                pending.extents.put_back(piece, time.monotonic())
-                self._cost += pending.extents.cost - before
-            pending.retry_at = time.monotonic() + RETRY_SECONDS
-            pending.setbacks += 1
-            self._setbacks += 1
-            pending.setback = failure
-            if pending.unsynced and isinstance(failure, OSError):
-                # What was sent before may have been lost with the connection, if it was the server that failed.
-                pending.untold.setdefault(Call.SYNC, failure)
+            self._put_back(pending, piece, failure)
         else:
-            self._failure = failure if isinstance(failure, OSError) else OSError(errno.EIO, repr(failure))
-            pending.untold = dict.fromkeys(Call, self._failure)
+            self._note_loss(pending, failure if isinstance(failure, OSError) else OSError(errno.EIO, repr(failure)))
         self._settle_accounts(pending)
+
+    def _put_back(self, pending: Pending, piece: Piece, failure: BaseException) -> None:
+        now = time.monotonic()
+        if pending.through is not None:
+            before = pending.extents.cost
+            pending.extents.put_back(piece, now)
+            self._cost += pending.extents.cost - before
+        pending.setbacks += 1
+        pending.setback = failure
+        if isinstance(failure, UnavailableError):
+            pending.retry_at = now + RETRY_SECONDS
+            self._setbacks += 1
+            # What was sent before may be lost, if it was the server that failed and not the line.
+            for other in self._unsynced:
+                other.untold.setdefault(Call.SYNC, failure)
+            self._unsynced.clear()
+
+    def _note_loss(self, pending: Pending, failure: OSError) -> None:
+        self._failure = failure
+        pending.untold = dict.fromkeys(Call, failure)
 
     def _settle_accounts(self, pending: Pending) -> None:
         if pending.is_clean:
@@ -272,11 +304,12 @@ class Outbox:
             while not pending.is_clean:
                 if pending.setbacks != setbacks:
                     raise again(pending.setback)
-                job = self._take(pending, math.inf)
+                pause = pending.retry_at - time.monotonic()
+                job = self._take(pending, math.inf) if pause <= 0 else None
                 if job is not None:
                     return job
                 about_to_wait()
-                self._sent.wait()
+                self._sent.wait(pause if pause > 0 else None)
         return None
 
     def _send(self, pending: Pending, through: BackendFile, piece: Piece) -> None:
@@ -319,6 +352,7 @@ def raise_untold(pending: Pending, call: Call) -> None:
     """Raise what could not be written, unless `call` told it already. The lock is held."""
     failure = pending.untold.pop(call, None)
     if failure is not None:
+        pending.untold.pop(Call.WRITE, None)  # who was told, and writes again, has seen to it
         raise again(failure)
 
 

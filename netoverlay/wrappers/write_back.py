@@ -7,10 +7,10 @@ nothing is reordered.
 
 What programs are told of errors:
 
-- A failed write-out (ENOSPC, EDQUOT, EIO, ESTALE, ...) drops the data that could not be written. The next write, the
-  next flush (close(2)) and the next sync (fsync(2)) fail with its error, each once for every such failure; then it is
-  forgotten, as by Linux (errseq). All handles of a file share one open file: of several programs that write to one
-  file, the first that calls is told.
+- A failed write-out (ENOSPC, EDQUOT, EIO, ESTALE, ...) drops the data that could not be written. The next flush
+  (close(2)) and the next sync (fsync(2)) fail with its error, each once for every such failure, and so does the next
+  write, if it comes before them; then it is forgotten, as by Linux (errseq). All handles of a file share one open file:
+  of several programs that write to one file, the first that calls is told.
 - If the layer cannot be reached the data stays, and is sent again. Flush, sync, and whatever else needs it to be there,
   fail as long as it is not; a write fails only if there is no more room. With the last close the data is given up.
 - Sync returns when all of it was written and the layer has synced. Where the layer could not be reached after some of
@@ -47,7 +47,7 @@ from netoverlay.wrappers.open_names import OpenNames
 from netoverlay.wrappers.outbox import Call, Outbox, Pending, again, raise_unseen, raise_untold
 
 LIMIT_BYTES = 32 << 20
-PIECE_BYTES = 8 << 20
+PIECE_BYTES = 4 << 20
 _FEWEST_PIECES = 4
 """Of the size of which the limit has room for so many: some are sent while the next one is filled."""
 IDLE_SECONDS = 1.0
@@ -118,8 +118,6 @@ class WriteBackBackend(DelegatingBackend):
     ) -> BackendFile:
         pending = self.names.enter(path, writes=access.writes)
         try:
-            if truncate:
-                self.outbox.cut(pending, 0)
             if access.writes or truncate:
                 # From here on there may be two who write, neither of whom gathers.
                 with self.outbox.settled(pending):
@@ -258,9 +256,7 @@ class WriteBackFile(DelegatingFile):
         pending = self._pending
         with self._outbox.settled(pending):
             self.inner.sync(data_only=data_only)
-            with self._outbox.lock:
-                pending.unsynced = False
-                raise_untold(pending, Call.SYNC)
+            self._outbox.synced(pending)
 
     def close(self) -> None:
         """Raises what nobody has been told yet, and what cannot be sent now."""
@@ -276,6 +272,7 @@ class WriteBackFile(DelegatingFile):
                 self.inner.close()
             finally:
                 self._names.leave(self._pending, writes=self._access.writes)
+                self._outbox.forget(self._pending)
 
     def _send_last(self) -> None:
         pending = self._pending
@@ -292,10 +289,14 @@ class WriteBackFile(DelegatingFile):
         return self.inner.stat()
 
     def truncate(self, size: int) -> None:
-        if self._access.writes and size >= 0:
-            self._outbox.cut(self._pending, size)
-        with self._outbox.settled(self._pending):
-            self.inner.truncate(size)
+        dropped = self._access.writes and size >= 0 and self._outbox.cut(self._pending, size)
+        try:
+            with self._outbox.settled(self._pending):
+                self.inner.truncate(size)
+        except OSError as error:
+            if dropped:
+                self._outbox.note_loss(self._pending, error)
+            raise
 
     def set_attributes(self, change: AttributeChange) -> None:
         with self._outbox.settled(self._pending):

@@ -315,6 +315,47 @@ GOLDEN: dict[str, tuple[Body, Command, str]] = {
             "0102",  # Buffer
         ),
     ),
+    "request_resume_key": (
+        commands.request_resume_key(HANDLE),
+        Command.IOCTL,
+        fields(
+            "3900",  # StructureSize: 57
+            "0000",  # Reserved
+            "78001400",  # CtlCode
+            HANDLE_HEX,  # FileId
+            "78000000",  # InputOffset: 120
+            "00000000",  # InputCount
+            "00000000",  # MaxInputResponse
+            "00000000",  # OutputOffset
+            "00000000",  # OutputCount
+            "00fe0000",  # MaxOutputResponse
+            "01000000",  # Flags: it is an FSCTL
+            "00000000",  # Reserved2
+        ),
+    ),
+    "copy_chunks": (
+        commands.copy_chunks(KEY + bytes(8), [(0x1_0203_0405, 6, 0x10_0000), (7, 8, 9)], HANDLE),
+        Command.IOCTL,
+        fields(
+            "3900",  # StructureSize: 57
+            "0000",  # Reserved
+            "f2801400",  # CtlCode
+            HANDLE_HEX,  # FileId
+            "78000000",  # InputOffset: 120
+            "50000000",  # InputCount: 80
+            "00000000",  # MaxInputResponse
+            "00000000",  # OutputOffset
+            "00000000",  # OutputCount
+            "0c000000",  # MaxOutputResponse: 12
+            "01000000",  # Flags: it is an FSCTL
+            "00000000",  # Reserved2
+            KEY.hex() + "00" * 8,  # SourceKey
+            "02000000",  # ChunkCount
+            "00000000",  # Reserved
+            *("0504030201000000", "0600000000000000", "00001000", "00000000"),  # SourceOffset, TargetOffset, Length,
+            *("0700000000000000", "0800000000000000", "09000000", "00000000"),  # Reserved
+        ),
+    ),
     "echo": (commands.echo(), Command.ECHO, fields("0400", "0000")),  # StructureSize: 4, Reserved
     "logoff": (commands.logoff(), Command.LOGOFF, fields("0400", "0000")),
     "acknowledge_oplock": (
@@ -437,6 +478,22 @@ SAME_AS_THEIRS: dict[str, tuple[Body, Any]] = {
             max_output_response=100,
             flags=1,
             buffer=b"\1",
+        ),
+    ),
+    "copy_chunks": (
+        commands.copy_chunks(KEY + bytes(8), [(1 << 32, 6, 0x10_0000)], HANDLE),
+        filled(
+            ioctl.SMB2IOCTLRequest(),
+            ctl_code=0x14_80F2,
+            file_id=HANDLE,
+            output_offset=0,
+            max_output_response=12,
+            flags=1,
+            buffer=filled(
+                ioctl.SMB2SrvCopyChunkCopy(),
+                source_key=KEY + bytes(8),
+                chunks=[filled(ioctl.SMB2SrvCopyChunk(), source_offset=1 << 32, target_offset=6, length=0x10_0000)],
+            ),
         ),
     ),
     "echo": (commands.echo(), SMB2Echo()),
@@ -737,6 +794,19 @@ def test_what_is_allocated():
     assert replies.ranges(b"") == []
 
 
+def ioctl_reply(output: bytes) -> bytes:
+    return struct.pack("<HHI16sIIIIII", 49, 0, 0x14_80F2, HANDLE, 112, 0, 112, len(output), 0, 0) + output
+
+
+def test_a_copy_that_the_server_makes():
+    key = filled(ioctl.SMB2SrvRequestResumeKey(), resume_key=KEY + b"12345678", context=b"")
+    assert replies.resume_key(ioctl_reply(key.pack())) == KEY + b"12345678"
+    done = filled(
+        ioctl.SMB2SrvCopyChunkResponse(), chunks_written=3, chunk_bytes_written=4, total_bytes_written=0x10_0000
+    )
+    assert replies.copied(ioctl_reply(done.pack())) == (3, 4, 0x10_0000)
+
+
 def test_a_broken_oplock_and_a_broken_lease():
     # StructureSize: 24, OplockLevel, Reserved, Reserved2, FileId
     oplock = bytes.fromhex(fields("1800", "01", "00", "00000000", HANDLE_HEX))
@@ -778,6 +848,8 @@ VALID: dict[Callable[[bytes], Any], bytes] = {
     replies.written: struct.pack("<HHI", 17, 0, 5) + bytes(8),
     replies.info: struct.pack("<HHI", 9, 72, 5) + b"found",
     replies.controlled: struct.pack("<HHI16sIIIIII", 49, 0, 0x9_00A8, HANDLE, 112, 0, 112, 4, 0, 0) + b"data",
+    replies.resume_key: ioctl_reply(KEY + bytes(16)),
+    replies.copied: ioctl_reply(struct.pack("<III", 3, 4, 5)),
     replies.all_information: all_information(),
     replies.name_of_all: all_information(),
     replies.listed: listing(full_entry),
@@ -832,6 +904,8 @@ CUT_OFF = {
     replies.read_data: range(len(VALID[replies.read_data])),
     replies.info: range(len(VALID[replies.info])),
     replies.controlled: range(len(VALID[replies.controlled])),
+    replies.resume_key: range(len(VALID[replies.resume_key]) - 8),
+    replies.copied: range(len(VALID[replies.copied])),
     replies.all_information: range(72),
     replies.listed: range(1, len(listing(full_entry)) - 5),
     replies.listed_with_modes: range(1, len(listing(both_entry)) - 5),

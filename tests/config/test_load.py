@@ -177,9 +177,12 @@ REFUSED = {
     ),
     "layer is no table": ("lower = [1]\n", "lower[0]: write a table, not a whole number"),
     "cache is no table": ("cache = 1\n" + LOWER, "cache: write a table, not a whole number"),
-    "remote upper": (
-        LOWER + '[upper]\nurl = "sftp://host/upper"\n',
-        "upper.url: sftp:// takes no changes; write a local directory",
+    "upper in a lower of the same server": (
+        '[[lower]]\nurl = "sftp://host/srv"\n[upper]\nurl = "sftp://host/srv/upper"\n',
+        (
+            "upper.url: sftp://host/srv/upper lies in lower[0].url; write a directory that is not in a lower layer, "
+            "nor around one"
+        ),
     ),
     "read-only with an upper": (
         "read_only = true\n" + LOWER + '[upper]\nurl = "/var/upper"\n',

@@ -59,11 +59,15 @@ class OverlayMount:
         lowers: str,
         *,
         upper: Path | None = None,
+        upper_keys: Sequence[str] = (),
         prefix: Sequence[str] = (),
         unmount_prefix: Sequence[str] | None = None,
         tables: str = "",
     ) -> None:
-        """`lowers`: the `[[lower]]` tables. `upper`: default a new directory of `directory`. `tables`: further ones."""
+        """`lowers`: the `[[lower]]` tables. `upper`: default a new directory of `directory`. `tables`: further ones.
+
+        `upper_keys`: of the table `[upper]`, with a url by which a server has the directory.
+        """
         self.directory = directory
         self.path = directory / "mnt"
         self.upper = upper or directory / "upper"
@@ -73,7 +77,8 @@ class OverlayMount:
         self._unmount_prefix = list(prefix if unmount_prefix is None else unmount_prefix)
         for made in (self.path, self.upper):
             made.mkdir(parents=True, exist_ok=True)
-        written = f'[upper]\nurl = "{self.upper}"\n[cache]\ndirectory = "{directory}/cache"\n'
+        keys = "\n".join(upper_keys or [f'url = "{self.upper}"'])
+        written = f'[upper]\n{keys}\n[cache]\ndirectory = "{directory}/cache"\n'
         self.profile.write_text(f"{lowers}\n{written}\n{tables}")
 
     def mount(self) -> None:

@@ -22,6 +22,7 @@ from netoverlay.wrappers.limits import LimitedBackend
 from netoverlay.wrappers.metrics import MeteredBackend
 from netoverlay.wrappers.owners import OwnersBackend
 from netoverlay.wrappers.retry import RetryingBackend
+from netoverlay.wrappers.write_back import WriteBackBackend
 
 POOR = dataclasses.replace(ALL_CAPABILITIES, link_counts=False, file_ids=False, xattrs=False, privileged_xattrs=False)
 
@@ -103,6 +104,35 @@ class TestSmallMetadataCacheThatForgets(WrapperSuite):
     @staticmethod
     def wrap(memory):
         return MetadataCache(memory, ttl=0.001, max_entries=50)
+
+
+class TestWriteBack(WrapperSuite):
+    @staticmethod
+    def wrap(memory):
+        return WriteBackBackend(memory)
+
+
+class TestWriteBackOfAPoorTransport(WrapperSuite):
+    capabilities = POOR
+
+    @staticmethod
+    def wrap(memory):
+        return WriteBackBackend(memory)
+
+
+class TestWriteBackWithoutRoom(WrapperSuite):
+    """Whoever writes waits for the senders all the time."""
+
+    @staticmethod
+    def wrap(memory):
+        return WriteBackBackend(memory, limit_bytes=100_000, idle_seconds=0.01)
+
+
+class TestWriteBackOfACachedUpper(WrapperSuite):
+    @staticmethod
+    def wrap(memory):
+        meter = MeteredBackend(RetryingBackend(LimitedBackend(memory, 30.0), 30.0))
+        return WriteBackBackend(MetadataCache(meter, ttl=None))
 
 
 class TestAllTogether(WrapperSuite):

@@ -18,7 +18,7 @@ from netoverlay.wrappers.limits import LimitedBackend
 from netoverlay.wrappers.metrics import MeteredBackend
 from tests.cache.calls import WatchedBackend
 
-FROM_MEMORY = {"identity", "connection_state", "fileno", "__init__", "__enter__", "__exit__", "__del__"}
+FROM_MEMORY = {"identity", "connection_state", "fileno", "flush", "__init__", "__enter__", "__exit__", "__del__"}
 
 
 @pytest.mark.parametrize(("seam", "wrapper"), [(Backend, InterceptingBackend), (BackendFile, InterceptingFile)])

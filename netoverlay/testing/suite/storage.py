@@ -1,4 +1,4 @@
-"""Holes, allocation, copies on the server, locks and space."""
+"""Holes, allocation, locks and space."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from netoverlay.testing.suite.layer import Layer, pattern, refused, require
 MIB = 1 << 20
 DATA_SIZE = 64 << 10
 FAR_DATA = 8 * MIB
-COPY_SIZE = 3 * MIB + 11
 ZEROING = (AllocateMode.PUNCH_HOLE, AllocateMode.ZERO_RANGE, AllocateMode.ZERO_RANGE_KEEP_SIZE)
 
 
@@ -89,44 +88,6 @@ class AllocateSuite(SuiteBase):
             refused(errno.EBADF, advice="allocate on a file that is open for reading"),
         ):
             file.allocate(AllocateMode.RESERVE, 0, 4096)
-
-
-class CopySuite(SuiteBase):
-    """copy_range()."""
-
-    def test_copy_whole_file(self, layer: Layer) -> None:
-        require(layer.claims.server_copy, "server_copy")
-        data = pattern(COPY_SIZE)
-        with (
-            layer.backend.open(layer.file("file", data=data), Access.READ) as source,
-            layer.create(layer.path("copy")) as target,
-        ):
-            done = 0
-            while count := target.copy_range(source, done, done, COPY_SIZE - done):
-                done += count
-            assert done == COPY_SIZE, "copy_range() goes on where it stopped, until it says 0"
-            assert target.copy_range(source, COPY_SIZE, 0, 10) == 0, "copy_range() says 0 at the source's end"
-        assert layer.read(layer.path("copy")) == data
-
-    def test_copy_part(self, layer: Layer) -> None:
-        require(layer.claims.server_copy, "server_copy")
-        with (
-            layer.backend.open(layer.file("file", data=b"0123456789"), Access.READ) as source,
-            layer.backend.open(layer.file("copy", data=b"abcdefghij"), Access.READ_WRITE) as target,
-        ):
-            assert target.copy_range(source, 2, 5, 3) == 3
-            assert target.read_at(0, 99) == b"abcde234ij", "copy_range() writes its range and no more"
-            assert target.copy_range(source, 8, 9, 100) == 2, "copy_range() counts what the source has"
-            assert target.read_at(0, 99) == b"abcde234i89"
-
-    def test_copy_access(self, layer: Layer) -> None:
-        require(layer.claims.server_copy, "server_copy")
-        with (
-            layer.backend.open(layer.file("file", data=b"0123"), Access.READ) as source,
-            layer.backend.open(layer.file("copy"), Access.READ) as target,
-            refused(errno.EBADF, advice="copy_range into a file that is open for reading"),
-        ):
-            target.copy_range(source, 0, 0, 4)
 
 
 class LockSuite(SuiteBase):

@@ -1,0 +1,110 @@
+"""The upper of a profile, connected: a local directory as it is, one on a server with all that an upper needs.
+
+Around a server's backend, from the inside: a guard that lets nothing be changed once another mount owns the upper;
+limits, retries and counters as for every layer; listings kept, for nobody else changes them; writes gathered; and what
+the transport cannot hold kept in a journal (docs/upper.md).
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from dataclasses import replace
+
+from netoverlay.backend_api import Backend, Capabilities, FileType, LayerPath, LayerSetupError, LayerUrl
+from netoverlay.backend_api.registry import load_plugin
+from netoverlay.backend_api.url import LOCAL_SCHEME
+from netoverlay.cache.metadata import MetadataCache
+from netoverlay.config.model import UpperSettings
+from netoverlay.overlay.lease import Timing
+from netoverlay.overlay.ownership import Held, acquire
+from netoverlay.wrappers.guard import GuardedBackend
+from netoverlay.wrappers.limits import LimitedBackend
+from netoverlay.wrappers.metrics import MeteredBackend
+from netoverlay.wrappers.retry import RetryingBackend
+from netoverlay.wrappers.sidecar.backend import SidecarBackend
+from netoverlay.wrappers.write_back import WriteBackBackend
+
+_PRIVATE_MODE = 0o700
+
+
+class UpperPlaces:
+    """Where an upper and its work directory lie: both in one directory, at which the backend is rooted."""
+
+    def __init__(self, settings: UpperSettings) -> None:
+        local = settings.url.scheme == LOCAL_SCHEME
+        root, work = settings.url.path, str(settings.work)
+        if local:
+            root, work = os.path.realpath(root), os.path.realpath(work)
+        self.top = posixpath.commonpath([root, work])
+        self.root: LayerPath = self._below(root)
+        self.work: LayerPath = self._below(work)
+
+    def _below(self, path: str) -> LayerPath:
+        relative = posixpath.relpath(path, self.top)
+        return "" if relative == posixpath.curdir else relative
+
+
+class RemoteUpper:
+    """An upper on a server, being connected."""
+
+    def __init__(self, settings: UpperSettings, mountpoint: str | None) -> None:
+        """`mountpoint`: for which mount it is to be owned; None only to see whether it can be reached."""
+        self._settings = settings
+        self._mountpoint = mountpoint
+        self._places = UpperPlaces(settings)
+        url = replace(settings.url, path=self._places.top)
+        self._raw = load_plugin(url.scheme).create(url, settings.options, settings.deadline)
+        self._guard = GuardedBackend(self._raw)
+        self.held: Held | None = None
+        self.meter = MeteredBackend(self._reliable(self._guard))
+        self.backend: Backend = self.meter
+        if mountpoint is not None:
+            gathered = WriteBackBackend(MetadataCache(self.meter, ttl=None))
+            self.backend = SidecarBackend(
+                gathered, self._places.work, journal_through=self.meter, on_connected=self._take
+            )
+
+    def connect(self) -> Capabilities:
+        """LayerSetupError, UpperHeldError. Nothing is left open, nor owned, if it fails."""
+        try:
+            capabilities = self.backend.connect()
+            if self._mountpoint is None:
+                self._require_directory()
+        except BaseException:
+            if self.held is not None:
+                self.held.release()
+            self.backend.close()
+            raise
+        return capabilities
+
+    def _reliable(self, backend: Backend) -> Backend:
+        deadline = self._settings.deadline
+        return RetryingBackend(LimitedBackend(backend, deadline), deadline)
+
+    def _require_directory(self) -> None:
+        try:
+            found = self.meter.stat(self._places.root).type
+        except FileNotFoundError:
+            found = None
+        if found is not FileType.DIRECTORY:
+            raise LayerSetupError("there is no such directory on the server; make it")
+
+    def _take(self, capabilities: Capabilities) -> None:
+        """Own the upper, before anything of it is looked at."""
+        self._require_directory()
+        timing = Timing.for_deadline(self._settings.deadline)
+        self.held = acquire(self._reliable(self._raw), capabilities, self._places.work, str(self._mountpoint), timing)
+        self._guard.watch(self.held.lost)
+
+
+def local_upper(settings: UpperSettings) -> MeteredBackend:
+    """The backend of an upper on this machine, not connected yet. NotADirectoryError."""
+    if settings.private:
+        # The upper itself gets the mode of the base's root: what keeps others out is the directory around it.
+        os.makedirs(os.path.dirname(settings.url.path), _PRIVATE_MODE, exist_ok=True)
+        os.makedirs(settings.url.path, _PRIVATE_MODE, exist_ok=True)
+    if not os.path.isdir(settings.url.path):
+        raise NotADirectoryError(f"there is no such directory; make it: mkdir -p {settings.url.path}")
+    url = LayerUrl(LOCAL_SCHEME, UpperPlaces(settings).top)
+    return MeteredBackend(load_plugin(LOCAL_SCHEME).create(url, settings.options, settings.deadline))
