@@ -130,7 +130,7 @@ def test_half_a_lease_is_kept_until_it_has_expired(server: Server, content: byte
 
 @pytest.mark.parametrize("left", ["nothing", "dead", "expired"])
 def test_of_many_at_once_exactly_one_wins(server: Server, left: str) -> None:
-    rounds = 50 if server.kind == "memory" else 17
+    rounds = 20 if server.kind == "memory" else 4
     timing = Timing(beat_seconds=0.02, expires_seconds=60.0, margin_seconds=10.0)
     backends = [server.connect() for _ in range(4)]
     for _ in range(rounds):
