@@ -60,13 +60,13 @@ def inherit(default: bytes | None, mode: int, umask: int) -> Inherited:
     return Inherited(mode & ~_PERMISSIONS | bits, access, default)
 
 
-def as_mode(access: bytes) -> int | None:
-    """The permission bits that say the same as an access ACL, None if they cannot. EIO if it is none."""
+def repeats_mode(access: bytes, mode: int) -> bool:
+    """Whether an access ACL says no more than the permission bits of `mode`. EIO if it is none."""
     entries = _entries(access)
     permissions = {tag: granted for tag, granted, _ in entries}
     if len(entries) > len(_SHIFTS) or permissions.keys() != _SHIFTS.keys():
-        return None
-    return sum((granted & _RWX) << _SHIFTS[tag] for tag, granted in permissions.items())
+        return False
+    return sum((granted & _RWX) << _SHIFTS[tag] for tag, granted in permissions.items()) == mode & _PERMISSIONS
 
 
 def _entries(value: bytes) -> list[tuple[int, int, int]]:

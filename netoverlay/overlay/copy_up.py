@@ -26,6 +26,7 @@ from netoverlay.backend_api import (
     os_error,
 )
 from netoverlay.backend_api.waiting import about_to_wait
+from netoverlay.overlay.capabilities import CAPABILITY
 from netoverlay.overlay.content import SourceChangedError, copy_content
 from netoverlay.overlay.inodes import DirectoryInode, FileInode, FileKey, Inode, KeptTime, Name
 from netoverlay.overlay.layers import FOR_EVER_NS, LowerPlace, UpperLayer
@@ -35,7 +36,6 @@ from netoverlay.overlay.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-CAPABILITY = "security.capability"
 _SEVERAL = 2
 COPY_ATTEMPTS = 3
 """How often a file is copied that changes in the lower while it is being read."""

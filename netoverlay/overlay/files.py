@@ -20,7 +20,8 @@ from netoverlay.backend_api import (
     os_error,
 )
 from netoverlay.backend_api.waiting import about_to_wait
-from netoverlay.overlay.copy_up import CAPABILITY, CopyUp
+from netoverlay.overlay.capabilities import CAPABILITY, capability_of
+from netoverlay.overlay.copy_up import CopyUp
 from netoverlay.overlay.handles import FileHandle
 from netoverlay.overlay.inodes import FileInode
 from netoverlay.overlay.layers import FOR_EVER_NS
@@ -104,14 +105,8 @@ class Files:
 
     def _capability(self, file: BackendFile) -> bytes | None:
         """The capabilities of a file of the upper, which a write by this process would take from it."""
-        if not self._tree.stack.writable_upper().capabilities.privileged_xattrs:
-            return None
-        try:
-            return file.get_xattr(CAPABILITY)
-        except OSError as error:
-            if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
-                return None
-            raise
+        claims = self._tree.stack.writable_upper().capabilities
+        return capability_of(file) if claims.privileged_xattrs else None
 
     def truncate(self, inode: FileInode, size: int, *, clear_set_ids: bool = False) -> None:
         """Set the size of a regular file, open or not. Of a lower's file only what stays is copied up."""

@@ -27,13 +27,12 @@ from netoverlay.backend_api import (
 )
 from netoverlay.backend_api.delegate import DelegatingBackend, DelegatingFile
 from netoverlay.backend_api.waiting import about_to_wait
+from netoverlay.overlay.capabilities import CAPABILITY, capability_of
 from netoverlay.overlay.content import copy_content
 from netoverlay.overlay.layers import Layer, LayerStack, LowerPlace
 from netoverlay.overlay.merge import Merge
-from netoverlay.overlay.whiteouts import LayerFormat, OverlayfsFormat, value_or_none
+from netoverlay.overlay.whiteouts import LayerFormat, OverlayfsFormat
 
-CAPABILITY = "security.capability"
-"""What a program may do that is not root; the kernel drops it at every write."""
 _CANNOT_HOLD = frozenset({errno.ENOSPC, errno.E2BIG, errno.ERANGE})
 
 
@@ -153,7 +152,7 @@ class DataBelow(DelegatingBackend):
         away, all of it can be done again after a crash.
         """
         stat = file.stat()
-        capability = value_or_none(lambda: file.get_xattr(CAPABILITY))
+        capability = capability_of(file)
         try:
             copy_content(data, file, stat.size)
         finally:

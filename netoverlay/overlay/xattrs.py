@@ -8,15 +8,16 @@ from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
 from netoverlay.backend_api import Backend, BackendFile, LayerPath, NotSupportedError, XattrMode, os_error
-from netoverlay.overlay.acl import ACCESS, DEFAULT, as_mode
+from netoverlay.overlay.acl import ACCESS, DEFAULT, repeats_mode
 from netoverlay.overlay.copy_up import CopyUp
 from netoverlay.overlay.inodes import UNKNOWN_ACL, DirectoryInode, FileInode, Inode
 from netoverlay.overlay.layers import Layer
 from netoverlay.overlay.tree import Tree
 
-_PERMISSIONS = 0o777
 _PRIVILEGED = "trusted."
-_NAME_SPACES = ("user.", _PRIVILEGED, "security.", "system.")
+_SYSTEM = "system."
+"""Has attributes of fixed names only."""
+_NAME_SPACES = ("user.", _PRIVILEGED, "security.", _SYSTEM)
 
 _Result = TypeVar("_Result")
 
@@ -33,6 +34,8 @@ class Xattrs:
         """ENODATA if there is none, also where the layer holds none at all."""
         if not name.startswith(_NAME_SPACES):
             raise NotSupportedError(f"the extended attribute {name}")
+        if name in _NAME_SPACES and name != _SYSTEM:
+            raise os_error(errno.EINVAL)
         layer = None if _is_removed(inode) else self._layer(inode)
         if layer is None or not layer.capabilities.xattrs:
             raise os_error(errno.ENODATA)
@@ -58,10 +61,12 @@ class Xattrs:
 
     def set(self, inode: Inode, name: str, value: bytes, mode: XattrMode) -> None:
         """Copy the inode up and set it. EEXIST, ENODATA by `mode`."""
-        if mode is not XattrMode.ANY and self._has(inode, name) is (mode is XattrMode.CREATE):
+        before = self._value(inode, name)
+        if mode is not XattrMode.ANY and (before is not None) is (mode is XattrMode.CREATE):
             # Before it is copied up, for which there is no reason.
             raise os_error(errno.EEXIST if mode is XattrMode.CREATE else errno.ENODATA)
-        if self._says_nothing_new(inode, name, value):
+        if value == before or (before is None and name == ACCESS and self._repeats_mode(inode, value)):
+            # Which leaves the attribute as it is, and the times of its inode.
             return
         held = self._prepare(inode, name)
         with _changing(inode, name):
@@ -73,7 +78,7 @@ class Xattrs:
 
     def remove(self, inode: Inode, name: str) -> None:
         """Copy the inode up and remove it. ENODATA if there is none; an ACL need not be there."""
-        if not self._has(inode, name):
+        if self._value(inode, name) is None:
             if name in (ACCESS, DEFAULT):
                 return
             raise os_error(errno.ENODATA)
@@ -83,23 +88,17 @@ class Xattrs:
                 inode, lambda backend, path: backend.remove_xattr(path, held), lambda file: file.remove_xattr(held)
             )
 
-    def _says_nothing_new(self, inode: Inode, name: str, value: bytes) -> bool:
-        """Whether an attribute that is set to `value` stays as it is, with the times of its inode."""
-        if self._has(inode, name):
-            return self.get(inode, name) == value
-        if name != ACCESS:
-            return False
+    def _repeats_mode(self, inode: Inode, value: bytes) -> bool:
         mode = self._tree.stat(inode).mode
-        return mode is not None and as_mode(value) == mode & _PERMISSIONS
+        return mode is not None and repeats_mode(value, mode)
 
-    def _has(self, inode: Inode, name: str) -> bool:
+    def _value(self, inode: Inode, name: str) -> bytes | None:
         try:
-            self.get(inode, name)
+            return self.get(inode, name)
         except OSError as error:
             if error.errno != errno.ENODATA:
                 raise
-            return False
-        return True
+            return None
 
     def _prepare(self, inode: Inode, name: str) -> str:
         """Copy the inode up. The name by which the upper holds the attribute."""

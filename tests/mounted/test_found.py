@@ -99,3 +99,8 @@ def test_names_that_stay_are_listed_while_others_are_removed_and_somebody_else_l
 @pytest.mark.parametrize("transport", ["sftp"])
 def test_a_name_of_no_attribute_is_not_supported(differences: Differences) -> None:
     assert not differences(Step("getxattr", (b"b", "bad")))
+
+
+@pytest.mark.parametrize("transport", ["local", "sftp"])
+def test_a_name_space_alone_is_no_attribute(differences: Differences) -> None:
+    assert not differences(Step("setxattr", (b"b", "user.", b"", os.XATTR_REPLACE, True)))
