@@ -149,6 +149,9 @@ def _play(steps: list[Copy], files: list[BackendFile]) -> None:
         if source == target and abs(source_offset - offset) < length:
             continue
         data = models[source][source_offset : source_offset + length]
+        if source == target:
+            # What is copied can make the source longer: asked again for the rest, there is one.
+            length = len(data)
         count = copy_all(files[target], files[source], source_offset, offset, length)
         assert count == len(data), f"a wrong count after {steps[: number + 1]}"
         if data:
