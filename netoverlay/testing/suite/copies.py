@@ -149,10 +149,9 @@ def _play(steps: list[Copy], files: list[BackendFile]) -> None:
         if source == target and abs(source_offset - offset) < length:
             continue
         data = models[source][source_offset : source_offset + length]
-        if source == target:
-            # What is copied can make the source longer: asked again for the rest, there is one.
-            length = len(data)
-        count = copy_all(files[target], files[source], source_offset, offset, length)
+        # What is copied within a file can make it longer: asked again for the rest, there is one.
+        asked = len(data) if source == target else length
+        count = copy_all(files[target], files[source], source_offset, offset, asked)
         assert count == len(data), f"a wrong count after {steps[: number + 1]}"
         if data:
             models[target].extend(bytes(max(0, offset - len(models[target]))))
