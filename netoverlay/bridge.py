@@ -12,19 +12,22 @@ from netoverlay.backend_api import (
     AttributeChange,
     FileStat,
     LayerSetupError,
+    LockKind,
     NotSupportedError,
     StaleHandleError,
     UnavailableError,
     os_error,
 )
 from netoverlay.fuse import abi, replies, requests
+from netoverlay.fuse.deferred import Deferred
 from netoverlay.fuse.operations import Operations
 from netoverlay.fuse.replies import Reply
 from netoverlay.fuse.requests import RequestHeader
 from netoverlay.overlay.creation import Caller, CreatedFile
 from netoverlay.overlay.handles import FileHandle
+from netoverlay.overlay.inode_locks import LockRequest
 from netoverlay.overlay.inodes import DirectoryInode, FileInode, Inode, Name
-from netoverlay.overlay.layers import FOR_EVER_NS, LowerPlace
+from netoverlay.overlay.layers import FOR_EVER_NS
 from netoverlay.overlay.lookup import Entry
 from netoverlay.overlay.overlay import Overlay
 
@@ -59,9 +62,9 @@ class Bridge(Operations):
         self._tree = overlay.tree
         self._inodes = overlay.tree.inodes
         self._handles = overlay.handles
-        unchanging = overlay.tree.stack.unchanging
-        self._file_flags = abi.Fopen.KEEP_CACHE if unchanging else 0
-        self._directory_flags = abi.Fopen.KEEP_CACHE | abi.Fopen.CACHE_DIR if unchanging else 0
+        self._validity = overlay.validity
+        # What is copied up keeps its pages, so that those of a lower that changes must not be kept.
+        self._may_keep = all(lower.ttl_ns == FOR_EVER_NS for lower in overlay.tree.stack.lowers)
 
     # -- from and to the kernel's numbers
 
@@ -86,12 +89,22 @@ class Bridge(Operations):
     def _shown(self, inode: Inode, stat: FileStat) -> replies.FuseAttributes:
         return values.fuse_attributes(self._overlay.view.complete(inode.ino, stat))
 
-    def _entry(self, entry: Entry) -> replies.Entry:
-        valid_ns = _inode_valid_ns(entry.inode)
-        return replies.Entry(entry.inode.nodeid, 0, valid_ns, valid_ns, self._shown(entry.inode, entry.stat))
+    def _entry(self, directory: DirectoryInode, name: str, entry: Entry) -> replies.Entry:
+        inode = entry.inode
+        name_ns, attributes_ns = self._validity.of_name(directory, name, inode), self._validity.of_attributes(inode)
+        shown = self._shown(inode, entry.stat)
+        return replies.Entry(inode.nodeid, 0, _as_told(name_ns), _as_told(attributes_ns), shown)
 
     def _attributes(self, inode: Inode) -> bytes:
-        return replies.attributes(self._shown(inode, self._tree.stat(inode)), _inode_valid_ns(inode))
+        valid_ns = self._validity.of_attributes(inode)
+        return replies.attributes(self._shown(inode, self._tree.stat(inode)), _as_told(valid_ns))
+
+    def _file_flags(self, inode: FileInode) -> int:
+        return abi.Fopen.KEEP_CACHE if self._may_keep and self._validity.is_kept(inode) else 0
+
+    def _directory_flags(self, inode: DirectoryInode) -> int:
+        is_kept = self._may_keep and self._validity.is_kept(inode)
+        return abi.Fopen.KEEP_CACHE | abi.Fopen.CACHE_DIR if is_kept else 0
 
     # -- names
 
@@ -99,8 +112,8 @@ class Bridge(Operations):
         directory = self._directory(request.nodeid)
         entry = self._overlay.lookup.lookup(directory, body.name)
         if entry is None:
-            return replies.absent(_valid_ns(directory.lowers))
-        return replies.entry(self._entry(entry))
+            return replies.absent(_as_told(self._validity.of_absence(directory, body.name)))
+        return replies.entry(self._entry(directory, body.name, entry))
 
     def forget(self, request: RequestHeader, body: requests.ForgetRequest) -> None:
         del request
@@ -111,23 +124,25 @@ class Bridge(Operations):
         creator = self._overlay.changes().creator
         directory, mode = self._directory(request.nodeid), body.mode & values.PERMISSIONS
         kind, caller = values.file_type(body.mode), _caller(request, body.umask)
-        return replies.entry(self._entry(creator.mknod(directory, body.name, kind, mode, body.rdev, caller)))
+        made = creator.mknod(directory, body.name, kind, mode, body.rdev, caller)
+        return replies.entry(self._entry(directory, body.name, made))
 
     def mkdir(self, request: RequestHeader, body: requests.MkdirRequest) -> Reply:
         creator = self._overlay.changes().creator
         directory, mode = self._directory(request.nodeid), body.mode & values.PERMISSIONS
-        return replies.entry(self._entry(creator.mkdir(directory, body.name, mode, _caller(request, body.umask))))
+        made = creator.mkdir(directory, body.name, mode, _caller(request, body.umask))
+        return replies.entry(self._entry(directory, body.name, made))
 
     def symlink(self, request: RequestHeader, body: requests.SymlinkRequest) -> Reply:
         creator = self._overlay.changes().creator
         directory = self._directory(request.nodeid)
-        return replies.entry(self._entry(creator.symlink(directory, body.name, body.target, _caller(request))))
+        made = creator.symlink(directory, body.name, body.target, _caller(request))
+        return replies.entry(self._entry(directory, body.name, made))
 
     def link(self, request: RequestHeader, body: requests.LinkRequest) -> Reply:
-        creator = self._overlay.changes().creator
-        return replies.entry(
-            self._entry(creator.link(self._file(body.nodeid), self._directory(request.nodeid), body.name))
-        )
+        directory = self._directory(request.nodeid)
+        made = self._overlay.changes().creator.link(self._file(body.nodeid), directory, body.name)
+        return replies.entry(self._entry(directory, body.name, made))
 
     def unlink(self, request: RequestHeader, body: requests.NameRequest) -> Reply:
         self._overlay.changes().remover.unlink(self._directory(request.nodeid), body.name)
@@ -199,7 +214,7 @@ class Bridge(Operations):
 
     def open(self, request: RequestHeader, body: requests.OpenRequest) -> Reply:
         handle = self._open_file(self._file(request.nodeid), body.flags, body.open_flags)
-        return replies.opened(self._handles.add_file(handle), self._file_flags)
+        return replies.opened(self._handles.add_file(handle), self._file_flags(handle.inode))
 
     def _open_file(self, inode: FileInode, flags: int, open_flags: int) -> FileHandle:
         truncate = bool(flags & os.O_TRUNC)
@@ -217,39 +232,85 @@ class Bridge(Operations):
                 raise
             # The kernel did not know it, so has not asked whether the caller may open it. On ESTALE it looks again.
             raise os_error(errno.ESTALE) from None
-        return self._created(made)
+        return self._created(directory, body.name, made)
 
-    def _created(self, made: CreatedFile) -> Reply:
+    def _created(self, directory: DirectoryInode, name: str, made: CreatedFile) -> Reply:
         handle = self._overlay.files.adopt(made.inode, made.file)
-        entry = self._entry(Entry(made.inode, made.stat))
-        return replies.created(entry, self._handles.add_file(handle), self._file_flags)
+        entry = self._entry(directory, name, Entry(made.inode, made.stat))
+        return replies.created(entry, self._handles.add_file(handle), self._file_flags(made.inode))
 
     def tmpfile(self, request: RequestHeader, body: requests.CreateRequest) -> Reply:
         creator = self._overlay.changes().creator
         mode, caller = body.mode & values.PERMISSIONS, _caller(request, body.umask)
-        return self._created(creator.tmpfile(self._directory(request.nodeid), mode, caller))
+        directory = self._directory(request.nodeid)
+        return self._created(directory, body.name, creator.tmpfile(directory, mode, caller))
 
     def read(self, request: RequestHeader, body: requests.ReadRequest) -> Reply:
         del request
-        return self._overlay.files.read(self._handles.file(body.handle), body.offset, body.size)
+        handle = self._handles.file(body.handle)
+        try:
+            return self._overlay.files.read(handle, body.offset, body.size)
+        except OSError:
+            self._overlay.file_locks.notice_loss(handle.inode)
+            raise
 
     def write(self, request: RequestHeader, body: requests.WriteRequest) -> Reply:
         del request
         clear = bool(body.write_flags & abi.WriteFlag.KILL_SUIDGID)
         mapped = bool(body.write_flags & abi.WriteFlag.CACHE)
         handle = self._handles.file(body.handle)
-        self._overlay.files.write(handle, body.offset, body.data, clear_set_ids=clear, of_mapping=mapped)
+        try:
+            self._overlay.files.write(handle, body.offset, body.data, clear_set_ids=clear, of_mapping=mapped)
+        except OSError:
+            self._overlay.file_locks.notice_loss(handle.inode)
+            raise
         return replies.written(len(body.data))
 
     def flush(self, request: RequestHeader, body: requests.FlushRequest) -> Reply:
         del request
-        self._overlay.files.flush(self._handles.file(body.handle))
+        handle = self._handles.file(body.handle)
+        try:
+            self._overlay.files.flush(handle)
+        finally:
+            self._overlay.file_locks.flushed(handle, body.lock_owner)
         return None
 
     def release(self, request: RequestHeader, body: requests.ReleaseRequest) -> Reply:
         del request
-        self._overlay.files.release(self._handles.remove_file(body.handle))
+        handle = self._handles.remove_file(body.handle)
+        flock = body.lock_owner if body.release_flags & abi.ReleaseFlag.FLOCK_UNLOCK else None
+        try:
+            self._overlay.file_locks.released(handle, flock)
+        finally:
+            self._overlay.files.release(handle)
         return None
+
+    # -- locks
+
+    def getlk(self, request: RequestHeader, body: requests.LockRequest) -> Reply:
+        del request
+        wanted = values.wanted_lock(body)
+        found = self._overlay.file_locks.find(self._handles.file(body.handle), wanted)
+        if found is None:
+            return replies.lock(body.start, body.end, values.LOCK_TYPE[LockKind.UNLOCK], 0)
+        return replies.lock(found.start, found.end - 1, values.LOCK_TYPE[found.kind], found.pid)
+
+    def setlk(self, request: RequestHeader, body: requests.LockRequest) -> Reply | Deferred:
+        del request
+        return self._set_lock(body, waits=False)
+
+    def setlkw(self, request: RequestHeader, body: requests.LockRequest) -> Reply | Deferred:
+        del request
+        return self._set_lock(body, waits=True)
+
+    def _set_lock(self, body: requests.LockRequest, *, waits: bool) -> Deferred | None:
+        locks = self._overlay.file_locks
+        deferred = Deferred()
+        asked = LockRequest(self._handles.file(body.handle), values.wanted_lock(body), waits, deferred.answer)
+        if locks.set(asked):
+            return None
+        deferred.on_interrupt(lambda: locks.cancel(asked))
+        return deferred
 
     def fsync(self, request: RequestHeader, body: requests.FsyncRequest) -> Reply:
         del request
@@ -282,7 +343,7 @@ class Bridge(Operations):
     def opendir(self, request: RequestHeader, body: requests.OpenRequest) -> Reply:
         del body
         handle = self._overlay.directories.open(self._directory(request.nodeid))
-        return replies.opened(self._handles.add_directory(handle), self._directory_flags)
+        return replies.opened(self._handles.add_directory(handle), self._directory_flags(handle.inode))
 
     def readdir(self, request: RequestHeader, body: requests.ReadRequest) -> Reply:
         del request
@@ -309,7 +370,7 @@ class Bridge(Operations):
                 else:
                     if entry is None and listed is not None:
                         continue
-                found = None if entry is None else self._entry(entry)
+                found = None if entry is None else self._entry(handle.inode, name, entry)
                 if not packer.add_plus(name, ino, kind >> 12, position, found):
                     if entry is not None:
                         self._inodes.forget(entry.inode.nodeid)
@@ -331,12 +392,5 @@ def _caller(request: RequestHeader, umask: int = 0) -> Caller:
     return Caller(request.uid, request.gid, umask)
 
 
-def _valid_ns(lowers: tuple[LowerPlace, ...]) -> int:
-    """How long the kernel may believe what these layers say together."""
-    ttls = [layer.ttl_ns for layer, _ in lowers if layer.ttl_ns != FOR_EVER_NS]
-    return min(ttls, default=replies.FOR_EVER)
-
-
-def _inode_valid_ns(inode: Inode) -> int:
-    """What the upper holds changes only through this mount."""
-    return replies.FOR_EVER if inode.in_upper else _valid_ns((inode.lower_place(),))
+def _as_told(valid_ns: int) -> int:
+    return replies.FOR_EVER if valid_ns == FOR_EVER_NS else valid_ns

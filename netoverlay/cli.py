@@ -104,14 +104,17 @@ def umount(mountpoint: str, lazy: bool) -> None:
 @main.command()
 @click.argument("mountpoint", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (docs/status.md).")
-def status(mountpoint: str | None, as_json: bool) -> None:
+@click.option("--locks", is_flag=True, help="Show the locks on files instead: who holds, or waits for, which.")
+def status(mountpoint: str | None, as_json: bool, locks: bool) -> None:
     """Show what is mounted (at MOUNTPOINT), its layers, and what they have been asked."""
     from netoverlay.status.overview import overview_json, report_all, report_one
-    from netoverlay.status.rendering import print_mounts
+    from netoverlay.status.rendering import print_locks, print_mounts
 
     reports = report_all() if mountpoint is None else [report_one(mountpoint)]
     if as_json:
         click.echo(overview_json(reports))
+    elif locks:
+        print_locks(reports, sys.stdout)
     else:
         print_mounts(reports, sys.stdout)
 

@@ -53,6 +53,12 @@ class ConnectedLayer:
         return url.scheme == LOCAL_SCHEME and not os.statvfs(url.path).f_flag & ignored
 
     @property
+    def has_outsiders(self) -> bool:
+        """Others than the mount may lock its files, and write them."""
+        settings = self.settings
+        return not (settings.private if isinstance(settings, UpperSettings) else settings.immutable)
+
+    @property
     def is_upper(self) -> bool:
         """Whether it takes the changes."""
         return isinstance(self.settings, UpperSettings)
@@ -109,7 +115,8 @@ def layer_stack(profile: Profile, upper: ConnectedLayer | None, lowers: list[Con
                 identity=upper.backend.identity(),
                 root=places.root,
                 work=places.work,
-                ttl_ns=FOR_EVER_NS,
+                ttl_ns=int(upper.settings.ttl * _NANOSECONDS) if upper.has_outsiders else FOR_EVER_NS,
+                has_outsiders=upper.has_outsiders,
             )
     return LayerStack(stacked, below)
 
@@ -127,6 +134,7 @@ def _lower_layer(lower: ConnectedLayer, number: int, below: tuple[Layer, ...]) -
         identity=lower.backend.identity(),
         root="",
         ttl_ns=ttl_ns,
+        has_outsiders=lower.has_outsiders,
     )
 
 

@@ -1,8 +1,8 @@
 """The upper of a profile, connected: a local directory as it is, one on a server with all that an upper needs.
 
 Around a server's backend, from the inside: a guard that lets nothing be changed once another mount owns the upper;
-limits, retries and counters as for every layer; listings kept, for nobody else changes them; writes gathered; and what
-the transport cannot hold kept in a journal (docs/upper.md).
+limits, retries and counters as for every layer; listings kept, as long as nobody else changes them; names told apart by
+their case; writes gathered; and what the transport cannot hold kept in a journal (docs/upper.md).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from netoverlay.config.model import UpperSettings
 from netoverlay.overlay.lease import Timing
 from netoverlay.overlay.ownership import Held, acquire
 from netoverlay.wrappers.guard import GuardedBackend
+from netoverlay.wrappers.letter_case import LetterCaseBackend
 from netoverlay.wrappers.limits import LimitedBackend
 from netoverlay.wrappers.metrics import MeteredBackend
 from netoverlay.wrappers.retry import RetryingBackend
@@ -60,7 +61,8 @@ class RemoteUpper:
         self.meter = MeteredBackend(self._reliable(self._guard))
         self.backend: Backend = self.meter
         if mountpoint is not None:
-            gathered = WriteBackBackend(MetadataCache(self.meter, ttl=None))
+            listed = MetadataCache(self.meter, ttl=None if settings.private else settings.ttl, one_spelling=True)
+            gathered = WriteBackBackend(LetterCaseBackend(listed))
             self.backend = SidecarBackend(
                 gathered, self._places.work, journal_through=self.meter, on_connected=self._take
             )
@@ -100,7 +102,7 @@ class RemoteUpper:
 
 def local_upper(settings: UpperSettings) -> MeteredBackend:
     """The backend of an upper on this machine, not connected yet. NotADirectoryError."""
-    if settings.private:
+    if settings.is_default:
         # The upper itself gets the mode of the base's root: what keeps others out is the directory around it.
         os.makedirs(os.path.dirname(settings.url.path), _PRIVATE_MODE, exist_ok=True)
         os.makedirs(settings.url.path, _PRIVATE_MODE, exist_ok=True)

@@ -6,7 +6,6 @@ import logging
 import os
 import resource
 import signal
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,16 +20,11 @@ from netoverlay.fuse.mount import MountOptions, mount
 from netoverlay.fuse.negotiation import SessionSettings
 from netoverlay.fuse.session import Session
 from netoverlay.limitations import in_one_line, limitations
+from netoverlay.mount_status import control_server
+from netoverlay.overlay.lock_rules import Keeping, LockMode, in_words, keeping
 from netoverlay.overlay.overlay import Overlay
 from netoverlay.overlay.owner import UpperHeldError
-from netoverlay.status.control_server import ControlServer
-from netoverlay.status.snapshot import (
-    LayerReport,
-    LayerStatus,
-    MountStatus,
-    StatusSnapshot,
-    capability_table,
-)
+from netoverlay.status.snapshot import LayerReport, capability_table
 
 logger = logging.getLogger(__name__)
 
@@ -54,22 +48,26 @@ def serve(
         upper = next((layer for layer in layers if layer.is_upper), None)
         stack = layer_stack(profile, upper, [layer for layer in layers if not layer.is_upper])
         try:
-            overlay = Overlay(stack, str(mountpoint), None if upper is None else upper.held)
+            held = None if upper is None else upper.held
+            overlay = Overlay(stack, str(mountpoint), held, LockMode(profile.locks.mode))
         except UpperHeldError as error:
             raise ConfigError(profile.file, "upper.url", str(error.strerror)) from None
         cleanup.callback(overlay.close)
         mounted = mount(str(mountpoint), _mount_options(profile, layers))
         settings = SessionSettings(auto_inval_data=not stack.unchanging, cache_symlinks=stack.unchanging)
         session = Session(Channel(mounted.device), Bridge(overlay), settings, errno_of)
+        overlay.file_locks.drop_cached = lambda inode: session.notifier.invalidate_inode(inode.nodeid)
+        overlay.validity.expire_name = lambda directory, name: session.notifier.expire_entry(directory.nodeid, name)
         with ExitStack() as until_served:
             until_served.callback(mounted.detach)
-            control = _control_server(profile, mounted.mountpoint, layers, session)
+            control = control_server(profile, mounted.mountpoint, layers, session, overlay)
             session.handshake()
             control.start()
             cleanup.callback(control.stop)
             _end_on_signals(session)
             logger.info("%s is mounted on %s", profile.name, mounted.mountpoint)
             _tell_limitations(layers, tell_user)
+            _tell_about_locks(LockMode(profile.locks.mode), layers, tell_user)
             on_ready()
             until_served.pop_all()
         session.run(mounted.detach, GRACE_SECONDS)
@@ -90,7 +88,8 @@ def check(profile: Profile) -> list[LayerReport]:
                 report = LayerReport(key=key, url=url, capabilities=None, problem=error.problem)
             else:
                 table = capability_table(layer.capabilities)
-                report = LayerReport(key=settings.key, url=str(settings.url), capabilities=table)
+                locks = in_words(LockMode(profile.locks.mode), layer, is_upper=layer.is_upper)
+                report = LayerReport(key=settings.key, url=str(settings.url), capabilities=table, locks=locks)
             reports.append(report)
     return reports
 
@@ -162,32 +161,21 @@ def _tell_limitations(layers: list[ConnectedLayer], tell_user: Callable[[str], N
             tell_user(line)
 
 
+def _tell_about_locks(mode: LockMode, layers: list[ConnectedLayer], tell_user: Callable[[str], None]) -> None:
+    """Where locks do not reach those who could use the file, or are refused, the user is told."""
+    if mode is not LockMode.DELEGATE:
+        what = "kept by this mount, and nobody else sees them" if mode is LockMode.LOCAL else "refused (ENOLCK)"
+        line = f'locks.mode = "{mode.value}": locks are {what}'
+        logger.info("%s", line)
+        tell_user(line)
+        return
+    for layer in layers:
+        line = f"{layer.settings.key} {layer.settings.url}: locks are {in_words(mode, layer, is_upper=layer.is_upper)}"
+        logger.info("%s", line)
+        if keeping(mode, layer) is Keeping.NOWHERE:
+            tell_user(line)
+
+
 def _end_on_signals(session: Session) -> None:
     for number in END_SIGNALS:
         signal.signal(number, lambda *_: session.request_stop())
-
-
-def _control_server(profile: Profile, mountpoint: str, layers: list[ConnectedLayer], session: Session) -> ControlServer:
-    status = MountStatus(
-        mountpoint=mountpoint,
-        profile=profile.name,
-        pid=os.getpid(),
-        since=time.time(),
-        read_only=profile.upper is None,
-    )
-
-    def snapshot() -> StatusSnapshot:
-        told = tuple(_layer_status(layer) for layer in layers)
-        return StatusSnapshot(mount=status, layers=told, requests=session.counters())
-
-    return ControlServer(mountpoint, snapshot)
-
-
-def _layer_status(layer: ConnectedLayer) -> LayerStatus:
-    return LayerStatus(
-        role="upper" if layer.is_upper else "lower",
-        url=str(layer.settings.url),
-        state=layer.backend.connection_state(),
-        capabilities=capability_table(layer.capabilities),
-        counters=layer.meter.snapshot(),
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat as stat_bits
 import time
@@ -13,6 +14,7 @@ from netoverlay.backend_api import (
     AllocateMode,
     AttributeChange,
     FileType,
+    LockKind,
     NotSupportedError,
     RenameFlags,
     SpaceUsage,
@@ -21,8 +23,9 @@ from netoverlay.backend_api import (
 )
 from netoverlay.fuse import abi
 from netoverlay.fuse.replies import FileSystemStatistics, FuseAttributes
-from netoverlay.fuse.requests import SetattrRequest
+from netoverlay.fuse.requests import LockRequest, SetattrRequest
 from netoverlay.overlay.attributes import Attributes
+from netoverlay.overlay.lock_table import LockCall, Owner, Wanted
 
 _ACCESS: Final = {os.O_RDONLY: Access.READ, os.O_WRONLY: Access.WRITE, os.O_RDWR: Access.READ_WRITE}
 
@@ -43,6 +46,14 @@ _ALLOCATE_MODES: Final = {
 }
 """fallocate(2), linux/falloc.h."""
 
+LOCK_TYPE: Final = {
+    LockKind.SHARED: fcntl.F_RDLCK,
+    LockKind.EXCLUSIVE: fcntl.F_WRLCK,
+    LockKind.UNLOCK: fcntl.F_UNLCK,
+}
+"""fcntl(2)."""
+_LOCK_KIND: Final = {number: kind for kind, number in LOCK_TYPE.items()}
+
 XATTR_CREATE_AND_REPLACE: Final = os.XATTR_CREATE | os.XATTR_REPLACE
 """Which nothing can satisfy."""
 _XATTR_MODES: Final = {0: XattrMode.ANY, os.XATTR_CREATE: XattrMode.CREATE, os.XATTR_REPLACE: XattrMode.REPLACE}
@@ -55,6 +66,15 @@ PERMISSIONS: Final = 0o7777
 _DEFAULT_BLOCK_BYTES: Final = 4096
 _CLOCK_REALTIME_COARSE: Final = 5
 _NOW: Final = abi.Fattr.ATIME_NOW | abi.Fattr.MTIME_NOW
+
+
+def wanted_lock(request: LockRequest) -> Wanted:
+    """What a program asks for. EINVAL for a range or type that the kernel does not send."""
+    kind = _LOCK_KIND.get(request.type)
+    if kind is None or request.start > request.end:
+        raise os_error(errno.EINVAL)
+    call = LockCall.FLOCK if request.flags & abi.LockFlag.FLOCK else LockCall.FCNTL
+    return Wanted(Owner(call, request.owner), kind, request.start, request.end + 1, request.pid)
 
 
 def file_type(mode: int) -> FileType:

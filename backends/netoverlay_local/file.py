@@ -36,6 +36,11 @@ LOCK_TYPES = {
     LockKind.SHARED: fcntl.F_RDLCK,
     LockKind.EXCLUSIVE: fcntl.F_WRLCK,
 }
+WHOLE_LOCK_TYPES = {
+    LockKind.UNLOCK: fcntl.LOCK_UN,
+    LockKind.SHARED: fcntl.LOCK_SH,
+    LockKind.EXCLUSIVE: fcntl.LOCK_EX,
+}
 COPY_BYTES = 64 << 20
 """By one copy_file_range(2), which nothing interrupts."""
 FLOCK = struct.Struct("@hhqqi")
@@ -159,6 +164,10 @@ class LocalFile(BackendFile):
         self._claims.require(self._claims.can.locks, "lock")
         request = FLOCK.pack(LOCK_TYPES[kind], os.SEEK_SET, start, length, 0)
         fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, request)
+
+    def lock_whole(self, kind: LockKind) -> None:
+        self._claims.require(self._claims.can.whole_locks, "lock_whole")
+        fcntl.flock(self.fileno(), WHOLE_LOCK_TYPES[kind] | fcntl.LOCK_NB)
 
     def fileno(self) -> int:
         if self._descriptor < 0:

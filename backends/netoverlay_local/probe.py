@@ -71,6 +71,7 @@ def probe_capabilities(root: int) -> Capabilities:
     writable = os.access(".", os.W_OK | os.X_OK, dir_fd=root, effective_ids=True)
     traits = FILE_SYSTEMS.get(file_system_type(root), UNKNOWN_FILE_SYSTEM)
     xattrs = _has_xattrs(root, PROBE_XATTRS["user"])
+    has_locks = _has_locks(root)
     capabilities = Capabilities(
         local=True,
         writable=writable,
@@ -92,7 +93,8 @@ def probe_capabilities(root: int) -> Capabilities:
         # lseek(2) answers everywhere; for a writable layer the claim is also that holes can be made.
         holes=True,
         server_copy=True,
-        locks=_has_locks(root),
+        locks=has_locks,
+        whole_locks=has_locks,
         time_granularity_ns=_told_granularity(os.fstat(root)),
         max_name_bytes=usage.f_namemax,
     )

@@ -31,6 +31,8 @@ class StatusError(Exception):
         self.code = code
 
 
+_LINUX_PATH_MAX = 4096
+"""With the NUL."""
 _STATUS_ERRNO = {
     StatusCode.NO_SUCH_FILE: errno.ENOENT,
     StatusCode.PERMISSION_DENIED: errno.EACCES,
@@ -46,11 +48,13 @@ def status_error(error: StatusError, path: str, operation: str) -> OSError:
     if error.code in (StatusCode.NO_CONNECTION, StatusCode.CONNECTION_LOST):
         return UnavailableError(f"the server lost its connection: {error}")
     code = _STATUS_ERRNO.get(StatusCode(error.code) if error.code in _KNOWN_CODES else StatusCode.FAILURE, errno.EIO)
-    if code == errno.EINVAL and any(
-        len(part) > MAX_NAME_BYTES for part in path.encode(errors="surrogateescape").split(b"/")
-    ):
+    if code == errno.EINVAL and _is_long(path.encode(errors="surrogateescape")):
         code = errno.ENAMETOOLONG
     return os_error(code, path)
+
+
+def _is_long(path: bytes) -> bool:
+    return len(path) >= _LINUX_PATH_MAX or any(len(part) > MAX_NAME_BYTES for part in path.split(b"/"))
 
 
 _KNOWN_CODES = frozenset(int(code) for code in StatusCode)

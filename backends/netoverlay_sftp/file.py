@@ -51,6 +51,7 @@ class SftpFile(PlacedFile):
         with self._borrow("write") as handle:
             self._table.note_change(self._file)
             transfer.write(handle.channel, handle.raw, offset, memoryview(data).cast("B"))
+            self._table.note_written(self._file, handle)
 
     def truncate(self, size: int) -> None:
         self._require(OpenFlags.WRITE)
@@ -58,6 +59,7 @@ class SftpFile(PlacedFile):
             raise os_error(errno.EINVAL)
         with self._borrow("truncate") as handle:
             self._set(handle, Attributes(size=size))
+            self._table.note_written(self._file, handle)
 
     def stat(self) -> FileStat:
         with self._borrow("stat") as handle:
@@ -73,7 +75,8 @@ class SftpFile(PlacedFile):
         with self._borrow("sync") as handle:
             if Extension.FSYNC not in handle.channel.extensions:
                 raise NotSupportedError("sync")
-            handle.channel.extended_status(Extension.FSYNC, handle.raw)
+            with self._table.syncing(self._file):
+                handle.channel.extended_status(Extension.FSYNC, handle.raw)
 
     def copy_range(self, source: BackendFile, source_offset: int, offset: int, length: int) -> int:
         """copy-data. What that refuses, a copy within one file, passes here. The copy of a hole is none."""
@@ -90,7 +93,9 @@ class SftpFile(PlacedFile):
                 raise os_error(errno.EXDEV)
             with copying.opened_at(handle, path, place) as raw:
                 self._table.note_change(self._file)
-                return copying.copy(handle.channel, raw, source_offset, handle.raw, offset, length)
+                count = copying.copy(handle.channel, raw, source_offset, handle.raw, offset, length)
+            self._table.note_written(self._file, handle)
+            return count
 
     def _copy_own(self, source: SftpFile, source_offset: int, handle: ServerHandle, offset: int, length: int) -> int:
         source._require(OpenFlags.READ)
@@ -101,9 +106,12 @@ class SftpFile(PlacedFile):
         with source._borrow("copy_range") as origin:
             self._table.note_change(self._file)
             if within_one:
-                return copying.copy_within(origin, source_offset, handle, offset, length)
-            with copying.in_channel(origin, handle.channel, path) as raw:
-                return copying.copy(handle.channel, raw, source_offset, handle.raw, offset, length)
+                count = copying.copy_within(origin, source_offset, handle, offset, length)
+            else:
+                with copying.in_channel(origin, handle.channel, path) as raw:
+                    count = copying.copy(handle.channel, raw, source_offset, handle.raw, offset, length)
+        self._table.note_written(self._file, handle)
+        return count
 
     def close(self) -> None:
         self._table.close(self._file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 from contextlib import suppress
 
 from netoverlay.backend_api import (
@@ -35,6 +36,7 @@ from netoverlay_smb.handles import SmbHandles
 from netoverlay_smb.listing import Lister
 from netoverlay_smb.names import MAX_NAME_BYTES
 from netoverlay_smb.options import SmbOptions
+from netoverlay_smb.outgoing import Link
 from netoverlay_smb.paths import PathMap
 from netoverlay_smb.protocol import PREVIOUS_HANDLE, CreateOptions, Disposition, FileAccess, VolumeClass
 from netoverlay_smb.session import Session, connect
@@ -60,6 +62,8 @@ class SmbBackend(Backend):
         self._paths = PathMap()
         self._leftovers = removal.Leftovers()
         self._facts: ShareFacts | None = None
+        self._lost: Link | None = None
+        """What the last connection had."""
         self._appearance = Appearance.of(options, lists_modes=False, has_file_ids=False)
         self._lister = Lister(self._paths, self._appearance, with_modes=False)
 
@@ -79,13 +83,15 @@ class SmbBackend(Backend):
             rename_noreplace=True,
             holes=found.has_holes,
             server_copy=found.copies,
+            locks=True,
             case_sensitive=found.case_sensitive,
             time_granularity_ns=_TIME_UNIT_NS,
             max_name_bytes=MAX_NAME_BYTES,
         )
 
     def _new_session(self) -> Session:
-        session = connect(self._url, self._options, self._deadline)
+        session = connect(self._url, self._options, self._deadline, self._lost)
+        self._lost = session.link
         try:
             # Of each session: what a server for Macs tells, it tells only in those that have asked whether it can.
             found = self._find_out(session)
@@ -94,6 +100,9 @@ class SmbBackend(Backend):
             raise
         if self._facts is None:
             self._facts = found
+        if self._handles.unheld_locks():
+            # By another thread, which waits until this session can be used; this one may be opening such a file.
+            threading.Thread(target=self._handles.hold_locks, name="smb-locks", daemon=True).start()
         return session
 
     def _find_out(self, session: Session) -> ShareFacts:
@@ -225,9 +234,11 @@ class SmbBackend(Backend):
             with self._handles.removing(target), self._handles.released_below(source, self._deadline):
                 removal.rename(session, source, target, self._leftovers, replace=replace)
         except StatusError as error:
+            self._handles.hold_locks()
             raise diagnosis.of_rename(session, error, source, target, replace=replace) from error
         self._paths.renamed(old, new)
         self._handles.renamed(source, target)
+        self._handles.hold_locks()
 
     def symlink(self, path: LayerPath, target: str) -> None:
         """A file of a certain size and content, as Linux's cifs makes them with its option mfsymlinks."""

@@ -20,6 +20,7 @@ from netoverlay_smb.protocol import (
     InfoClass,
     InfoType,
     LeaseState,
+    LockFlags,
     OplockLevel,
     SecurityParts,
     VolumeClass,
@@ -31,6 +32,8 @@ _CONTEXT = struct.Struct("<IHHHHI")
 _CLOSE = struct.Struct("<HHI16s")
 _READ = struct.Struct("<HBBIQ16sIIIHHB")
 _WRITE = struct.Struct("<HHIQ16sIIHHI")
+_LOCK = struct.Struct("<HHI16s")
+_LOCKED = struct.Struct("<QQII")
 _QUERY_DIRECTORY = struct.Struct("<HBBI16sHHI")
 _QUERY_INFO = struct.Struct("<HBBIHHIII16s")
 _SET_INFO = struct.Struct("<HBBIHHI16s")
@@ -144,6 +147,20 @@ def write(handle: bytes, offset: int, data: Readable) -> Body:
     """2.2.21."""
     fixed = _WRITE.pack(49, HEADER_BYTES + _WRITE.size, len(data), offset, handle, 0, 0, 0, 0, 0)
     return Body(Command.WRITE, fixed, charge_of(len(data)), data)
+
+
+class LockElement(NamedTuple):
+    """2.2.26.1."""
+
+    offset: int
+    length: int
+    flags: LockFlags
+
+
+def lock(handle: bytes, elements: Sequence[LockElement]) -> Body:
+    """2.2.26. Of several elements that lock, all or none are granted; all must lock, or all unlock (3.3.5.14)."""
+    packed = b"".join(_LOCKED.pack(*element, 0) for element in elements)
+    return Body(Command.LOCK, _LOCK.pack(48, len(elements), 0, handle) + packed)
 
 
 def query_directory(handle: bytes, listed: InfoClass, size: int, *, restart: bool = False) -> Body:

@@ -19,6 +19,7 @@ from netoverlay_smb.credentials import Credentials
 from netoverlay_smb.errors import Stage, connection_error, peer_errors
 from netoverlay_smb.handshake import DEFAULT_PORT, LoggedIn, Target, connect_share, log_in
 from netoverlay_smb.options import SmbOptions
+from netoverlay_smb.outgoing import Link
 
 _MAX_HOPS = 8
 _REPLY_BYTES = 8192
@@ -36,11 +37,13 @@ class Place:
     """It is elsewhere than the url says."""
 
 
-def find(url: LayerUrl, credentials: Credentials, options: SmbOptions, expires_at: float) -> Place:
+def find(
+    url: LayerUrl, credentials: Credentials, options: SmbOptions, expires_at: float, previous: Link | None = None
+) -> Place:
     """Connect to the share that holds the directory of `url`, as often as another one is named for it.
 
     Where several are named, they are tried in their order, the time that is left being shared out among them.
-    LayerSetupError, UnavailableError; of several failures one that may pass by itself.
+    LayerSetupError, UnavailableError; of several failures one that may pass by itself. `previous` is as in log_in().
     """
     share, _, path = url.path.strip("/").partition("/")
     port = url.port or DEFAULT_PORT
@@ -52,7 +55,8 @@ def find(url: LayerUrl, credentials: Credentials, options: SmbOptions, expires_a
         give_up_at = now + (expires_at - now) / len(candidates)
         target, root = candidates.pop(0)
         try:
-            found = _look_at(target, root, credentials, options, give_up_at)
+            login = log_in(target, credentials, options, give_up_at, previous)
+            found = _look_at(login, target, root)
         except (LayerSetupError, UnavailableError) as error:
             failures.append(error)
             continue
@@ -67,11 +71,8 @@ def find(url: LayerUrl, credentials: Credentials, options: SmbOptions, expires_a
     raise next((each for each in failures if isinstance(each, UnavailableError)), failures[0])
 
 
-def _look_at(
-    target: Target, root: str, credentials: Credentials, options: SmbOptions, expires_at: float
-) -> Place | list[tuple[str, str, str]]:
-    """The place, if it is this one; otherwise where it may be."""
-    login = log_in(target, credentials, options, expires_at)
+def _look_at(login: LoggedIn, target: Target, root: str) -> Place | list[tuple[str, str, str]]:
+    """The place, if it is this one; otherwise where it may be, and the connection is closed."""
     try:
         tree = connect_share(login, target.share)
         referred = _referrals(login, target, root) if tree.is_dfs_share else []

@@ -16,6 +16,7 @@ from netoverlay_smb.session import Session
 from netoverlay_smb.status import Status
 
 _MISSING_STATUSES = frozenset({Status.OBJECT_NAME_NOT_FOUND, Status.OBJECT_PATH_NOT_FOUND, Status.NO_SUCH_FILE})
+_NEVER_TOO_LONG = 1000
 _PATH_MISSING = frozenset({Status.OBJECT_PATH_NOT_FOUND, Status.OBJECT_PATH_INVALID, Status.NOT_A_DIRECTORY})
 
 
@@ -45,6 +46,8 @@ def of_creation(session: Session, error: StatusError, path: bytes, operation: st
         return os_error(errno.ENAMETOOLONG if _is_long(shown) else errno.EINVAL, shown)
     if error.status in (Status.FILE_IS_A_DIRECTORY, Status.NOT_A_DIRECTORY) and kind_of(session, path) is not None:
         return os_error(errno.EEXIST, names.decode_utf16(path))
+    if error.status in _MISSING_STATUSES and _is_too_deep(session, path):
+        return os_error(errno.ENAMETOOLONG, names.decode_utf16(path))
     return of_path(session, error, path, operation)
 
 
@@ -59,6 +62,8 @@ def of_rename(session: Session, error: StatusError, old: bytes, new: bytes, *, r
         gone = error.status == Status.OBJECT_NAME_COLLISION
         return of_path(session, _MISSING if gone else error, old, "rename")
     if target is None:
+        if error.status in _MISSING_STATUSES and _is_too_deep(session, new):
+            return os_error(errno.ENAMETOOLONG, names.decode_utf16(new))
         missing = error.status in _PATH_MISSING or error.status == Status.OBJECT_NAME_NOT_FOUND
         return of_path(session, _MISSING if missing else error, new, "rename")
     code = _CLASHES.get((moved, target))
@@ -87,6 +92,15 @@ def _look(path: bytes) -> Body:
 def _is_long(path: str) -> bool:
     """Counted as servers on Linux do, who store what is mapped as three bytes."""
     return any(len(part.encode("utf-8", "surrogatepass")) > names.MAX_NAME_BYTES for part in path.split("\\"))
+
+
+def _is_too_deep(session: Session, path: bytes) -> bool:
+    """Whether nothing can be at `path` for its length alone: Samba says of such that they are not there.
+
+    How long a path may be is for the server's disk to say, where it has another beginning.
+    """
+    shown = names.decode_utf16(path)
+    return len(shown) > _NEVER_TOO_LONG and kind_of(session, names.encode_utf16(shown.rpartition("\\")[0])) is True
 
 
 def _leads_through_file(session: Session, path: bytes) -> bool:

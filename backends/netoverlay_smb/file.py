@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from netoverlay.backend_api import (
     AllocateMode,
@@ -14,21 +15,28 @@ from netoverlay.backend_api import (
     BackendFile,
     FileStat,
     LayerPath,
+    LockKind,
     NotSupportedError,
     Readable,
+    StaleHandleError,
+    UnavailableError,
     Writable,
     XattrMode,
     os_error,
 )
 from netoverlay.backend_api.delegate import innermost
 from netoverlay.backend_api.places import FilePlace, PlacedFile, place_of
-from netoverlay_smb import attributes, commands, copying, look, replies, transfer, xattrs
+from netoverlay_smb import attributes, commands, copying, locking, look, replies, transfer, xattrs
 from netoverlay_smb.attributes import Appearance
 from netoverlay_smb.errors import StatusError, status_error
 from netoverlay_smb.facts import ShareFacts
-from netoverlay_smb.handles import ServerHandle, SmbHandles, SmbOpenFile
+from netoverlay_smb.handles import SmbHandles, SmbOpenFile
+from netoverlay_smb.lock_ranges import END, whole_span
 from netoverlay_smb.protocol import Control, InfoClass
+from netoverlay_smb.session import ServerHandle
 from netoverlay_smb.status import Status
+
+_T = TypeVar("_T")
 
 FRESH_SECONDS = 1.0
 """For so long the beginning of a file that came with opening it is taken for its content."""
@@ -70,12 +78,15 @@ class SmbFile(PlacedFile):
         if not self._file.access.reads:
             raise os_error(errno.EBADF)
         target = memoryview(buffer).cast("B")
+        self._require_locks()
         done, is_all = self._read_beginning(offset, target)
         if is_all:
             return done
+        rest, start, size = target[done:], offset + done, self._file.seen.size
         with self._borrow("read") as handle:
-            return done + transfer.read_into(
-                handle.session, handle.raw, offset + done, target[done:], self._file.seen.size
+            self._require_locks()
+            return done + locking.patiently(
+                lambda: transfer.read_into(handle.session, handle.raw, start, rest, size),
             )
 
     def _read_beginning(self, offset: int, target: memoryview) -> tuple[int, bool]:
@@ -92,17 +103,28 @@ class SmbFile(PlacedFile):
 
     def write_at(self, offset: int, data: Readable) -> None:
         self._require_writable()
+        view = memoryview(data).cast("B")
         with self._borrow("write") as handle:
-            self._table.note_change(self._file)
-            transfer.write(handle.session, handle.raw, offset, memoryview(data).cast("B"))
+            if view:
+                self._change(
+                    handle, offset, len(view), lambda: transfer.write(handle.session, handle.raw, offset, view)
+                )
 
     def truncate(self, size: int) -> None:
         self._require_writable()
         if size < 0:
             raise os_error(errno.EINVAL)
         with self._borrow("truncate") as handle:
+            self._require_locks()
             self._table.note_change(self._file)
-            handle.session.call(commands.set_size(size, handle.raw))
+            try:
+                handle.session.call(commands.set_size(size, handle.raw))
+            except StatusError as error:
+                if error.status != Status.FILE_LOCK_CONFLICT:  # Samba, for one, does not look at locks for this
+                    raise
+                self._change(handle, size, 0, lambda: handle.session.call(commands.set_size(size, handle.raw)))
+            else:
+                self._table.note_written(self._file, handle)
 
     def stat(self) -> FileStat:
         with self._borrow("stat") as handle:
@@ -114,6 +136,10 @@ class SmbFile(PlacedFile):
             told = look.ownership(session, requests[1]) if secured else attributes.NOTHING_TOLD
             return self._appearance.stat(facts, told)
 
+    def revalidate(self) -> FileStat:
+        self._beginning = None
+        return self.stat()
+
     def set_attributes(self, change: AttributeChange) -> None:
         with self._borrow("set_attributes") as handle:
             body = attributes.set_times(change, handle.raw)
@@ -123,7 +149,7 @@ class SmbFile(PlacedFile):
 
     def sync(self, *, data_only: bool = False) -> None:  # noqa: ARG002  (the seam's; see below)
         """FLUSH, which knows no difference between data and the rest."""
-        with self._borrow("sync") as handle:
+        with self._borrow("sync") as handle, self._table.syncing(self._file):
             if self._file.access.writes:  # what was only opened to be read has nothing to flush, and may not
                 handle.session.call(commands.flush(handle.raw))
 
@@ -155,13 +181,12 @@ class SmbFile(PlacedFile):
         if offset < 0 or length <= 0:
             raise os_error(errno.EINVAL)
         with self._borrow("allocate") as handle:
-            self._table.note_change(self._file)
             size = self._size(handle)
             end = min(offset + length, size)
             if offset < end:
                 zeros = commands.control(Control.SET_ZERO_DATA, _TWO.pack(offset, end), handle.raw, reply_bytes=0)
                 handle.session.call(commands.control(Control.SET_SPARSE, b"", handle.raw, reply_bytes=0))
-                handle.session.call(zeros)
+                self._change(handle, offset, end - offset, lambda: handle.session.call(zeros))
 
     def copy_range(self, source: BackendFile, source_offset: int, offset: int, length: int) -> int:
         """FSCTL_SRV_COPYCHUNK_WRITE."""
@@ -177,9 +202,7 @@ class SmbFile(PlacedFile):
             if place is None or path is None or path == self._file.path:
                 raise os_error(errno.EXDEV)
             with copying.opened_at(handle.session, path, place) as (key, size):
-                self._table.note_change(self._file)
-                count = min(length, size - source_offset)
-                return copying.copy(handle.session, key, source_offset, handle.raw, offset, count)
+                return self._copy(handle, key, source_offset, offset, min(length, size - source_offset))
 
     def _copy_own(self, source: SmbFile, source_offset: int, handle: ServerHandle, offset: int, length: int) -> int:
         if not source._file.access.reads:
@@ -187,10 +210,19 @@ class SmbFile(PlacedFile):
         if self._is_same_file(source) and abs(source_offset - offset) < length:
             raise os_error(errno.EINVAL)
         with source._borrow("copy_range") as origin:
+            source._require_locks()
             key, size = copying.source(origin.session, origin.raw)
-            self._table.note_change(self._file)
-            count = min(length, size - source_offset)
-            return copying.copy(handle.session, key, source_offset, handle.raw, offset, count)
+            return self._copy(handle, key, source_offset, offset, min(length, size - source_offset))
+
+    def _copy(self, handle: ServerHandle, key: bytes, source_offset: int, offset: int, count: int) -> int:
+        if count <= 0:
+            return 0
+        return self._change(
+            handle,
+            offset,
+            count,
+            lambda: copying.copy(handle.session, key, source_offset, handle.raw, offset, count),
+        )
 
     def _is_same_file(self, other: SmbFile) -> bool:
         mine, others = self._file, other._file
@@ -213,8 +245,52 @@ class SmbFile(PlacedFile):
         xattrs.value_of(self._attributes(), name)
         self._set_attribute(name, None, "remove_xattr")
 
+    def lock(self, kind: LockKind, start: int, length: int) -> None:
+        """SMB2 LOCK (locking.py). Letting go succeeds without a connection, too: the lock is gone with it."""
+        span = whole_span(start, length)
+        if span is None:
+            raise os_error(errno.EINVAL)
+        self._beginning = None  # another may have written until just now
+        if kind is LockKind.UNLOCK and self._file.locks is None:
+            return
+        locks = self._table.locks_of(self._file)
+        if kind is LockKind.UNLOCK and locks.is_empty:
+            locks.forget(span)
+            return
+        try:
+            with self._borrow("lock") as handle:
+                locks.set(handle, kind, span)
+        except (StaleHandleError, UnavailableError):
+            if kind is not LockKind.UNLOCK:
+                raise
+            locks.forget(span)
+
+    @property
+    def lost_locks(self) -> tuple[tuple[int, int], ...]:
+        locks = self._file.locks
+        lost = () if locks is None else locks.lost
+        return tuple((each.start, 0 if each.end == END else each.length) for each in lost)
+
     def close(self) -> None:
         self._table.close(self._file)
+
+    def _require_locks(self) -> None:
+        """EIO if some were lost."""
+        locks = self._file.locks
+        if locks is not None:
+            locks.require_kept()
+
+    def _change(self, handle: ServerHandle, start: int, length: int, call: Callable[[], _T]) -> _T:
+        """call(), which changes the content in a range. Length 0: to the end. StatusError."""
+        self._table.note_change(self._file)
+        locks = self._file.locks
+        span = None if locks is None else whole_span(start, length)
+        if locks is None or span is None:  # the server refuses what is no range
+            result = locking.patiently(call)
+        else:
+            result = locking.patiently(lambda: locks.change(handle, span, call))
+        self._table.note_written(self._file, handle)
+        return result
 
     def _attributes(self) -> dict[str, bytes]:
         if not self._facts.has_attributes:

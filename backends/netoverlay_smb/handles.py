@@ -7,16 +7,18 @@ time of change, unless it was changed through this backend in between.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
-from netoverlay.backend_api import Access, LayerUrl
+from netoverlay.backend_api import Access, LayerUrl, StaleHandleError
 from netoverlay.backend_api.open_files import HandleTable, OpenFile
 from netoverlay_smb import commands, look, names, replies
 from netoverlay_smb.errors import StatusError, status_error
+from netoverlay_smb.locking import FileLocks
 from netoverlay_smb.paths import SEPARATOR
 from netoverlay_smb.protocol import CreateOptions, FileAccess, FileAttributes, InfoClass
 from netoverlay_smb.replies import FileFacts
-from netoverlay_smb.session import Session
+from netoverlay_smb.session import ServerHandle, Session
 from netoverlay_smb.status import Status
 
 GENERIC_READ = (
@@ -52,14 +54,6 @@ _ELSEWHERE = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ServerHandle:
-    """What the server calls an open file, in one session."""
-
-    session: Session
-    raw: bytes
-
-
 @dataclass(eq=False, slots=True, kw_only=True)
 class SmbOpenFile(OpenFile[ServerHandle]):
     """An open file on an SMB server."""
@@ -67,6 +61,8 @@ class SmbOpenFile(OpenFile[ServerHandle]):
     access: Access
     seen: FileFacts
     """When it was opened."""
+    locks: FileLocks | None = None
+    """None until one is asked for."""
 
     @property
     def is_reparse_point(self) -> bool:
@@ -96,6 +92,43 @@ class SmbHandles(HandleTable[SmbOpenFile, ServerHandle]):
         path, handle = file.path, file.handle
         return path is not None and handle is not None and not handle.session.broken and not self._was_changed(path)
 
+    def locks_of(self, file: SmbOpenFile) -> FileLocks:
+        """The locks of `file`, which may be none."""
+        with self._lock:
+            if file.locks is None:
+                file.locks = FileLocks()
+            return file.locks
+
+    def unheld_locks(self) -> list[SmbOpenFile]:
+        """The files that hold locks, and have lost their handle or had to give it up."""
+        with self._lock:
+            files = [file for place in self._places.values() for file in place.files if file.locks is not None]
+            return [
+                file
+                for file in files
+                if (file.handle is None or not self._is_usable(file.handle))
+                and file.locks is not None
+                and not file.locks.is_empty
+            ]
+
+    def hold_locks(self) -> None:
+        """Open them again now, and not when they are used next: the sooner, the less can others do in between."""
+        for file in self.unheld_locks():
+            with suppress(OSError), self.borrow(file):  # it will be told to whoever uses the file
+                pass
+
+    def _reopen(self, file: SmbOpenFile) -> ServerHandle:
+        try:
+            return super()._reopen(file)
+        except StaleHandleError:
+            if file.locks is not None:
+                file.locks.lose()
+            raise
+
+    def _reopened(self, file: SmbOpenFile, handle: ServerHandle) -> None:
+        if file.locks is not None:
+            file.locks.take_again(handle)
+
     def _is_usable(self, handle: ServerHandle) -> bool:
         return not handle.session.broken
 
@@ -103,7 +136,7 @@ class SmbHandles(HandleTable[SmbOpenFile, ServerHandle]):
         handle.session.forget(commands.close(handle.raw))
 
     def _close_handle(self, file: SmbOpenFile, handle: ServerHandle) -> None:
-        if not file.written:
+        if not file.written and (file.locks is None or file.locks.is_empty):  # else it is over when that has been done
             self._unused(handle)
             return
         try:

@@ -18,7 +18,7 @@ from smbprotocol import Dialects
 from smbprotocol.connection import Ciphers, Connection, Request, SigningAlgorithms, SMB2TransformHeader
 from smbprotocol.exceptions import SMBAuthenticationError, SMBException, SMBResponseException
 from smbprotocol.header import SMB2HeaderResponse
-from smbprotocol.session import Session
+from smbprotocol.session import Session, SMB2SessionSetupRequest
 from smbprotocol.tree import TreeConnect
 
 from netoverlay.backend_api import LayerSetupError, UnavailableError
@@ -76,6 +76,14 @@ class Handshake(Connection):  # type: ignore[misc]  # smbprotocol has no types
         super().__init__(uuid.uuid4(), target.host, target.port, require_signing=sign)
         self.target = target
         self._expires_at = expires_at
+        self.previous_session_id = 0
+        """That of a session which this one is to replace."""
+
+    def send(self, message: object, *arguments: object, **options: object) -> Request:
+        """As smbprotocol's, whose login says nothing of an earlier session."""
+        if isinstance(message, SMB2SessionSetupRequest):
+            message["previous_session_id"] = self.previous_session_id
+        return super().send(message, *arguments, **options)
 
     def _process_message_thread(self) -> None:
         """What connect() runs in a thread."""
@@ -177,19 +185,28 @@ class LoggedIn:
         self.connection.transport.close()
 
 
-def log_in(target: Target, credentials: Credentials, options: SmbOptions, expires_at: float) -> LoggedIn:
-    """Negotiate and authenticate. LayerSetupError, UnavailableError, naming the server."""
+def log_in(
+    target: Target, credentials: Credentials, options: SmbOptions, expires_at: float, previous: Link | None = None
+) -> LoggedIn:
+    """Negotiate and authenticate. LayerSetupError, UnavailableError, naming the server.
+
+    `previous` is a lost connection of ours: a server that has not noticed drops it at once, with all its locks, if it
+    is the same user's at this server (MS-SMB2 3.3.5.5.3).
+    """
+    server = f"{credentials} at {target}"
     connection = Handshake(target, sign=options.sign, expires_at=expires_at)
+    if previous is not None and previous.server == server:
+        connection.previous_session_id = previous.session_id
     try:
         with peer_errors():
             _negotiate(connection, target, options, expires_at)
             session = _authenticate(connection, credentials, options)
-            return LoggedIn(connection, session, target, f"{credentials} at {target}")
+            return LoggedIn(connection, session, target, server)
     except BaseException as error:
         if connection.transport is not None:
             connection.transport.close()
         if isinstance(error, Exception):
-            raise connection_error(_cause(error), f"{credentials} at {target}", Stage.LOGIN) from error
+            raise connection_error(_cause(error), server, Stage.LOGIN) from error
         raise
 
 

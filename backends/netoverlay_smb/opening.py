@@ -13,7 +13,7 @@ from netoverlay.backend_api import Access, os_error
 from netoverlay_smb import commands, look, names, replies, symlinks
 from netoverlay_smb.engine import Request
 from netoverlay_smb.errors import StatusError
-from netoverlay_smb.handles import ACCESS, ServerHandle
+from netoverlay_smb.handles import ACCESS
 from netoverlay_smb.protocol import (
     CREDIT_BYTES,
     PREVIOUS_HANDLE,
@@ -24,7 +24,7 @@ from netoverlay_smb.protocol import (
     InfoClass,
 )
 from netoverlay_smb.replies import FileFacts
-from netoverlay_smb.session import Session
+from netoverlay_smb.session import ServerHandle, Session
 from netoverlay_smb.status import Status
 
 _T = TypeVar("_T")

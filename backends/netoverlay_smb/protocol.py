@@ -19,6 +19,7 @@ class Command(enum.IntEnum):
     FLUSH = 7
     READ = 8
     WRITE = 9
+    LOCK = 10
     IOCTL = 11
     CANCEL = 12
     ECHO = 13
@@ -93,6 +94,15 @@ class LeaseState(enum.IntFlag):
     READ = 0x1
     HANDLE = 0x2
     WRITE = 0x4
+
+
+class LockFlags(enum.IntFlag):
+    """MS-SMB2 2.2.26.1."""
+
+    SHARED = 0x1
+    EXCLUSIVE = 0x2
+    UNLOCK = 0x4
+    FAIL_IMMEDIATELY = 0x10
 
 
 class InfoType(enum.IntEnum):

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TypeVar
 
 from netoverlay.backend_api import LayerUrl, UnavailableError
@@ -41,6 +42,8 @@ class Session:
         self.copy_limits = Copied(256, 1 << 20, 16 << 20)
         """What the server copies at once; it will say so if that is too much."""
         self.reading, self.writing = Window(), Window()
+        self.keeps_locks: bool | None = None
+        """Whether the server keeps the locks that it grants; None until somebody has tried."""
 
     def note_round_trip(self, seconds: float) -> None:
         """How far the server is away."""
@@ -101,11 +104,22 @@ class Session:
             self.engine.submit(body)
 
 
-def connect(url: LayerUrl, options: SmbOptions, deadline: float) -> Session:
-    """Log in at the server that holds the directory of `url`. LayerSetupError, UnavailableError."""
+@dataclass(frozen=True, slots=True)
+class ServerHandle:
+    """What the server calls an open file, in one session."""
+
+    session: Session
+    raw: bytes
+
+
+def connect(url: LayerUrl, options: SmbOptions, deadline: float, previous: Link | None = None) -> Session:
+    """Log in at the server that holds the directory of `url`. LayerSetupError, UnavailableError.
+
+    `previous` is what a connection that was lost had.
+    """
     started_at = time.monotonic()
     credentials = resolve(url, options, deadline)
-    place = dfs.find(url, credentials, options, started_at + deadline)
+    place = dfs.find(url, credentials, options, started_at + deadline, previous)
     try:
         link = take_over(place.login, place.tree, deadline)
         session = Session(link, place.root, deadline, is_referred=place.is_referred)

@@ -117,9 +117,32 @@ class BackendFile(abc.ABC):
     def lock(self, kind: LockKind, start: int, length: int) -> None:
         """Set the range to `kind` for this open file, at once or BlockingIOError (EAGAIN). Length 0: to the end.
 
-        The owner is the open file, as with OFD locks (fcntl(2)); close() releases all.
+        The owner is the open file, as with OFD locks (fcntl(2)); close() releases all. A transport may refuse what the
+        file was not opened for (EBADF). EINVAL if there are no such offsets.
+
+        ENOLCK if a lock could not be kept: one that was held is lost. From then on this refuses to lock, and reading
+        and writing say EIO, until all that was lost (lost_locks) has been unlocked, which never fails for that.
         """
         raise NotSupportedError("lock")
+
+    @property
+    def lost_locks(self) -> tuple[tuple[int, int], ...]:
+        """Start and length (0: to the end) of what this open file had locked, lost, and has not unlocked since.
+
+        Answered from memory: that a connection is lost shows when the file is used next.
+        """
+        return ()
+
+    def lock_whole(self, kind: LockKind) -> None:
+        """As flock(2) of this open file, at once or BlockingIOError (EAGAIN). What it held may be lost by a refusal."""
+        raise NotSupportedError("lock_whole")
+
+    def revalidate(self) -> FileStat:
+        """The attributes as the layer has them now, past all that is kept of the file, which is dropped if it changed.
+
+        For who has just taken a lock: what it protects is to be read from the layer.
+        """
+        return self.stat()
 
     def fileno(self) -> int | None:
         """The descriptor behind a local file, valid until close(); None elsewhere."""

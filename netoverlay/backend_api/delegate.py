@@ -91,6 +91,16 @@ class DelegatingFile(PlacedFile):
     def lock(self, kind: LockKind, start: int, length: int) -> None:
         self.inner.lock(kind, start, length)
 
+    @property
+    def lost_locks(self) -> tuple[tuple[int, int], ...]:
+        return self.inner.lost_locks
+
+    def lock_whole(self, kind: LockKind) -> None:
+        self.inner.lock_whole(kind)
+
+    def revalidate(self) -> FileStat:
+        return self.inner.revalidate()
+
     def fileno(self) -> int | None:
         return self.inner.fileno()
 

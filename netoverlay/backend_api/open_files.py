@@ -7,6 +7,8 @@ was needed elsewhere, it is opened again, by path. Two things follow:
   more; and one whose name changes must learn the new one.
 - A file that is opened again must be the same one, else it is stale (ESTALE). What tells that is the backend's
   business; where it is size and time, a change through this backend has to be remembered.
+
+What was written through a handle that was lost, and not synced, the server may have lost, too: the next sync says so.
 """
 
 from __future__ import annotations
@@ -41,6 +43,12 @@ class OpenFile(Generic[H]):
     """Changed through its handle, so that closing that one may tell of an error."""
     failure: OSError | None = None
     """Of a close that nobody has seen yet."""
+    writes: int = 0
+    """How often its content was changed."""
+    synced: int = 0
+    """How many of these changes are on stable storage, or are no longer hoped to be."""
+    is_doubtful: bool = False
+    """A handle was lost with changes that were not synced, and nobody has been told."""
     reopening: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -77,6 +85,9 @@ class HandleTable(abc.ABC, Generic[F, H]):
     def _reopen_at(self, file: F, path: bytes) -> H | None:
         """A new handle; None if what stands at `path` is not `file`."""
 
+    def _reopened(self, file: F, handle: H) -> None:
+        """`file` is about to get a new handle: take again what was held at the server through the old one."""
+
     @contextmanager
     def borrow(self, file: F) -> Iterator[H]:
         """A handle for `file`, which stays open at least until the block ends. EBADF, ESTALE."""
@@ -110,6 +121,28 @@ class HandleTable(abc.ABC, Generic[F, H]):
             file.written = True
             if file.path is not None:
                 self._places[file.path].changed = True
+
+    def note_written(self, file: F, handle: H) -> None:
+        """The content of `file` has been changed through `handle`, which was borrowed for that."""
+        with self._lock:
+            file.writes += 1
+            if file.handle is not handle and not self._is_usable(handle):
+                self._doubt(file)
+
+    @contextmanager
+    def syncing(self, file: F) -> Iterator[None]:
+        """Around a sync of `file` through a handle that was borrowed for it.
+
+        EIO, once, if the handle that something was written through was lost before that was synced.
+        """
+        with self._lock:
+            doubtful, file.is_doubtful = file.is_doubtful, False
+            writes = file.writes
+        if doubtful:
+            raise OSError(errno.EIO, "the connection was lost, and what was written before may be, too")
+        yield
+        with self._lock:
+            file.synced = max(file.synced, writes)
 
     def note_path_change(self, path: bytes) -> None:
         """What stands at `path` is being changed."""
@@ -157,6 +190,9 @@ class HandleTable(abc.ABC, Generic[F, H]):
                     finally:  # whoever uses it has it until then, or learns that it is gone
                         if self._is_usable(handle):
                             self._close_handle(file, handle)
+                        else:
+                            with self._lock:
+                                self._doubt(file)
             yield
 
     def renamed(self, old: bytes, new: bytes) -> None:
@@ -191,6 +227,11 @@ class HandleTable(abc.ABC, Generic[F, H]):
         file.handle = None
         return handle
 
+    def _doubt(self, file: F) -> None:
+        """A handle of `file` is lost."""
+        file.is_doubtful |= file.writes > file.synced
+        file.synced = file.writes
+
     def _forget_path(self, file: F) -> None:
         path, file.path = file.path, None
         if path is not None:
@@ -212,6 +253,7 @@ class HandleTable(abc.ABC, Generic[F, H]):
             handle: H | None = file.handle
             if handle is not None and not self._is_usable(handle):
                 self._disown(file)
+                self._doubt(file)
                 handle = None
             if handle is not None:
                 file.users += 1
@@ -241,6 +283,11 @@ class HandleTable(abc.ABC, Generic[F, H]):
                 if file.path == path:
                     raise StaleHandleError("what stands where the file was is no longer the file that was opened")
                 continue  # it was renamed meanwhile
+            try:
+                self._reopened(file, handle)
+            except BaseException:
+                self._unused(handle)
+                raise
             with self._lock:
                 if file.path == path and not file.closed:
                     self._adopt(file, handle)

@@ -210,6 +210,8 @@ class Capabilities:
     """BackendFile.copy_range(): the data does not come here."""
     locks: bool = False
     """BackendFile.lock(), seen by others than this process."""
+    whole_locks: bool = False
+    """BackendFile.lock_whole(), seen by others than this process, and apart from lock()."""
     case_sensitive: bool = True
     time_granularity_ns: int = 1_000_000_000
     max_name_bytes: int = 255

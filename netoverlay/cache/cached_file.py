@@ -96,6 +96,13 @@ class LazyFile(DelegatingFile):
         """None: opening the file below would tell no more, for what is cached is not local."""
         return None
 
+    @property
+    def lost_locks(self) -> tuple[tuple[int, int], ...]:
+        """What is not open below has no locks there."""
+        with self._lock:
+            file = self._opened
+        return () if file is None else file.lost_locks
+
     def flush(self) -> None:
         """Nothing is written through it, and nothing opened for that."""
 
@@ -180,6 +187,12 @@ class CachedFile(LazyFile, abc.ABC):
             return self.inner.read_into(offset, buffer)
         view = memoryview(buffer)[: max(self._origin.stat.size - offset, 0)]
         return self.read_cached(offset, view) if view else 0
+
+    def revalidate(self) -> FileStat:
+        now = self.inner.revalidate()
+        if version(now) != version(self._origin.stat):
+            self._changed = True
+        return now
 
     def read_at(self, offset: int, size: int) -> bytes:
         buffer = bytearray(size)

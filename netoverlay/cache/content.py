@@ -144,7 +144,10 @@ class ContentCache(DelegatingBackend):
             return _Fetched(kept)  # somebody was faster
         size = origin.stat.size
         with self.inner.open(origin.path, Access.READ) as file:
-            data = file.read_at(0, size) if size else b""
+            try:
+                data = file.read_at(0, size) if size else b""
+            except PermissionError:
+                return _Fetched(None)  # somebody has locked it, which is for who reads it, and not for who opens it
             is_same = len(data) == size and (self._immutable or version(file.stat()) == version(origin.stat))
         if not is_same:
             return _Fetched(None)
@@ -188,7 +191,7 @@ class ContentCache(DelegatingBackend):
 @dataclass(frozen=True, slots=True)
 class _Fetched:
     data: bytes | None
-    """None if the file has changed since it was looked at."""
+    """None if the file has changed since it was looked at, or cannot be read now."""
 
 
 def _is_small(stat: FileStat) -> bool:

@@ -23,6 +23,7 @@ from netoverlay.cache.open_files import OpenFiles
 HUGE_DIRECTORY = 8192
 """Entries from which on a directory whose listing is no longer kept is not listed again for the sake of one name."""
 _MAX_HUGE = 1024
+_SINGLY_SECONDS = 10.0
 
 
 class Answer(enum.Enum):
@@ -106,6 +107,8 @@ class Listings:
         self._changes = 0
         self._linked: set[LayerPath] = set()
         self._huge: LRUCache[LayerPath, None] = LRUCache(_MAX_HUGE)
+        self._expired: LRUCache[LayerPath, float] = LRUCache(_MAX_HUGE)
+        """When a directory was told to have changed, on the monotonic clock."""
         self.exact_names = True
         """False if one file answers to several spellings of its name."""
 
@@ -174,10 +177,13 @@ class Listings:
             self._on_first_use()
         return known, False
 
-    def is_huge(self, path: LayerPath) -> bool:
-        """Whether `path` had HUGE_DIRECTORY entries or more when it was last listed."""
+    def is_asked_singly(self, path: LayerPath) -> bool:
+        """Whether a listing of `path` is not worth while for the sake of one name.
+
+        It had HUGE_DIRECTORY entries or more when it was last listed, or will be told soon again to have changed.
+        """
         with self._lock:
-            return path in self._huge
+            return path in self._huge or self._expired.get(path, -math.inf) > time.monotonic() - _SINGLY_SECONDS
 
     def store(self, fetch: Fetch, entries: Iterable[DirEntry], unsettled: Iterable[str]) -> Listing:
         """End a fetch with what it brought; the attributes of the names in `unsettled` are not kept."""
@@ -261,6 +267,16 @@ class Listings:
                 self._drop(known)
             for known in [known for known in self._fetches if known == path or known.startswith(prefix)]:
                 self._fetches.pop(known).stale = True
+
+    def expire(self, path: LayerPath) -> None:
+        """Others may have changed the names in the directory `path`."""
+        with self._lock:
+            self._changes += 1
+            self._expired[path] = time.monotonic()
+            self._drop(path)
+            fetch = self._fetches.pop(path, None)
+            if fetch is not None:
+                fetch.stale = True
 
     def forget_all(self) -> None:
         """Everything may have changed."""

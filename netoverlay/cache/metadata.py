@@ -50,7 +50,7 @@ class MetadataCache(DelegatingBackend):
 
     `ttl`: seconds after which a listing is fetched again; None if nobody else changes the layer. `max_entries`: names
     kept at most, the least recently used directories go first. `ahead`: listings ahead of a walk at once, in threads of
-    its own; 0 for none.
+    its own; 0 for none. `one_spelling`: whoever uses it calls a file by one name, also where the layer knows others.
     """
 
     def __init__(
@@ -60,8 +60,11 @@ class MetadataCache(DelegatingBackend):
         ttl: float | None,
         max_entries: int = DEFAULT_MAX_ENTRIES,
         ahead: int = DEFAULT_AHEAD,
+        one_spelling: bool = False,
     ) -> None:
         super().__init__(inner)
+        self._one_spelling = one_spelling
+        self._expires = ttl is not None
         self._capabilities = Capabilities()
         self._files = OpenFiles()
         self._ahead = Ahead("list-ahead", ahead, self._list_ahead) if ahead else None
@@ -70,7 +73,7 @@ class MetadataCache(DelegatingBackend):
 
     def connect(self) -> Capabilities:
         self._capabilities = self.inner.connect()
-        self._listings.exact_names = self._capabilities.case_sensitive
+        self._listings.exact_names = self._exact_names
         return self._capabilities
 
     def close(self) -> None:
@@ -207,6 +210,13 @@ class MetadataCache(DelegatingBackend):
         elif place.is_adrift:
             self._listings.forget_all()
 
+    def file_revalidated(self, place: Place) -> None:
+        """Others may have changed the file, and its directory."""
+        self.file_changed(place)
+        path = place.path
+        if path is not None and self._expires:
+            self._listings.expire(split_path(path)[0])
+
     def file_closed(self, place: Place) -> None:
         """A file is closed: from now on its attributes can be kept, and not those seen before."""
         if place.writes:
@@ -256,7 +266,8 @@ class MetadataCache(DelegatingBackend):
         if self._is_absent(parent):
             return Answer.ABSENT
         known = self._listings.lookup(parent)
-        if self._listings.is_huge(parent) or (isinstance(known, FileStat) and known.type is not FileType.DIRECTORY):
+        is_file = isinstance(known, FileStat) and known.type is not FileType.DIRECTORY
+        if is_file or self._listings.is_asked_singly(parent):
             return Answer.ASK
         try:
             return self._listings.answer_from(self._list(parent), path)
@@ -297,7 +308,7 @@ class MetadataCache(DelegatingBackend):
 
     def _unsettled(self, path: LayerPath, entries: list[DirEntry]) -> list[str]:
         """The names whose attributes may be changing now."""
-        if self._files.names_unknown or (not self._capabilities.case_sensitive and self._files.any_written()):
+        if self._files.names_unknown or (not self._exact_names and self._files.any_written()):
             return [entry.name for entry in entries]
         return self._files.written_in(path)
 
@@ -314,8 +325,13 @@ class MetadataCache(DelegatingBackend):
         return stat
 
     def _is_changing(self, path: LayerPath) -> bool:
-        exact = self._capabilities.case_sensitive
-        return self._files.names_unknown or (self._files.is_written(path) if exact else self._files.any_written())
+        if self._exact_names:
+            return self._files.names_unknown or self._files.is_written(path)
+        return self._files.names_unknown or self._files.any_written()
+
+    @property
+    def _exact_names(self) -> bool:
+        return self._one_spelling or self._capabilities.case_sensitive
 
     def _missed(self, path: LayerPath) -> None:
         if self._ahead and path:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from netoverlay.backend_api.backend import BackendFile
 from netoverlay.backend_api.delegate import DelegatingFile
-from netoverlay.backend_api.types import AttributeChange, LayerPath, XattrMode, split_path
+from netoverlay.backend_api.types import AttributeChange, FileStat, LayerPath, XattrMode, split_path
 
 
 class Place:
@@ -38,6 +38,9 @@ class Owner(Protocol):
     def file_changed(self, place: Place) -> None:
         """The attributes of the file may have changed."""
 
+    def file_revalidated(self, place: Place) -> None:
+        """What others changed of the file, and of the names beside it, is to be seen from now on."""
+
     def file_closed(self, place: Place) -> None:
         """The file is closed below, or lost."""
 
@@ -55,6 +58,12 @@ class TrackedFile(DelegatingFile):
             self.inner.close()
         finally:
             self._owner.file_closed(self._place)
+
+    def revalidate(self) -> FileStat:
+        try:
+            return self.inner.revalidate()
+        finally:
+            self._owner.file_revalidated(self._place)
 
     def set_attributes(self, change: AttributeChange) -> None:
         try:

@@ -18,6 +18,7 @@ from netoverlay.config.errors import ConfigError
 from netoverlay.config.find import ProfileFile, find_profile, private_upper
 from netoverlay.config.model import (
     CacheSettings,
+    LockSettings,
     LowerReading,
     LowerSettings,
     LowerTable,
@@ -41,6 +42,7 @@ class _Document(msgspec.Struct, frozen=True, kw_only=True):
     upper: dict[str, Any] | None = None
     cache: dict[str, Any] = msgspec.field(default_factory=dict)
     mount: dict[str, Any] = msgspec.field(default_factory=dict)
+    locks: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ def load_profile(name_or_path: str) -> Profile:
         upper=_upper_settings(document, found),
         cache=_plain_table(document.cache, CacheSettings, found.path, "cache"),
         mount=_plain_table(document.mount, MountSettings, found.path, "mount"),
+        locks=_plain_table(document.locks, LockSettings, found.path, "locks"),
     )
     refuse_overlaps(profile)
     return profile
@@ -132,7 +135,7 @@ def _upper_settings(document: _Document, found: ProfileFile) -> UpperSettings | 
             raise ConfigError(found.path, "read_only", "true beside an [upper] that takes changes; remove one of them")
         return None
     table = document.upper or {}
-    private = "url" not in table
+    is_default = "url" not in table
     layer = _read_layer({"url": str(private_upper(found.name)), **table}, UpperTable, found.path, key)
     path = os.path.realpath(layer.url.path) if layer.url.scheme == LOCAL_SCHEME else layer.url.path
     return UpperSettings(
@@ -140,6 +143,8 @@ def _upper_settings(document: _Document, found: ProfileFile) -> UpperSettings | 
         url=layer.url,
         options=layer.options,
         work=layer.common.work or Path(f"{path}.work"),
-        private=private,
+        private=is_default or layer.common.private,
+        ttl=layer.common.ttl,
+        is_default=is_default,
         deadline=layer.common.deadline,
     )

@@ -59,6 +59,10 @@ class UpperTable(msgspec.Struct, frozen=True, kw_only=True):
     """A directory on the upper's file system, outside it, for what is being made."""
     deadline: Annotated[float, msgspec.Meta(gt=0, le=LONGEST_SECONDS)] = 30.0
     """Seconds within which every call to the layer returns or fails."""
+    private: bool = False
+    """Nobody but the mount uses what is in it while it is mounted, so that locks need not be held there as well."""
+    ttl: Annotated[float, msgspec.Meta(ge=0, le=LONGEST_SECONDS)] = 1.0
+    """Seconds for which what was read of an upper that is not private is taken to be true still."""
 
 
 class LowerSettings(LowerReading, frozen=True, kw_only=True):
@@ -80,8 +84,8 @@ class UpperSettings(UpperTable, frozen=True, kw_only=True):
     url: LayerUrl
     options: Any
     work: Path
-    private: bool
-    """The profile names no upper: the directory is the user's own, and is made with mode 0700 if it is not there."""
+    is_default: bool
+    """The profile names no upper: the directory is the user's own, private, and made with mode 0700."""
 
 
 class CacheSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +105,13 @@ class MountSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Device files are devices; otherwise as `suid`."""
 
 
+class LockSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The table `[locks]`."""
+
+    mode: Literal["delegate", "local", "none"] = "delegate"
+    """Locks are held in the layer of their file as well, where others may use that; in this mount alone; refused."""
+
+
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """A whole profile."""
 
@@ -115,3 +126,4 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """None exactly if `read_only`."""
     cache: CacheSettings
     mount: MountSettings
+    locks: LockSettings

@@ -213,6 +213,13 @@ class ReleaseFlag:
     FLOCK_UNLOCK: Final = 1 << 1  # 17
 
 
+class LockFlag:
+    """The field `lk_flags` of GETLK, SETLK and SETLKW."""
+
+    FLOCK: Final = 1 << 0  # 9
+    """flock(2), of the whole file; else fcntl(2)."""
+
+
 class SetxattrFlag:
     """SETXATTR, the flags of its extended form."""
 
@@ -256,6 +263,8 @@ GETXATTR_OUT: Final = Struct("=Ixxxx")
 """size."""
 LSEEK_OUT: Final = Struct("=Q")
 """offset. Since 24."""
+LK_OUT: Final = Struct("=QQII")
+"""start, end, type, pid."""
 COPY_FILE_RANGE_OUT: Final = Struct("=Q")
 """bytes_copied. Since 45."""
 
@@ -299,6 +308,8 @@ RELEASE_IN: Final = Struct("=QIIQ")
 """fh, flags, release_flags, lock_owner."""
 FLUSH_IN: Final = Struct("=QxxxxxxxxQ")
 """fh, lock_owner."""
+LK_IN: Final = Struct("=QQQQIIIxxxx")
+"""fh, owner, start, end, type, pid, lk_flags (9)."""
 FSYNC_IN: Final = Struct("=QIxxxx")
 """fh, fsync_flags."""
 SETXATTR_IN: Final = Struct("=II")

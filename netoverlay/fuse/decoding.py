@@ -26,6 +26,7 @@ from netoverlay.fuse.requests import (
     InterruptRequest,
     LinkRequest,
     ListxattrRequest,
+    LockRequest,
     LseekRequest,
     MkdirRequest,
     MknodRequest,
@@ -201,6 +202,7 @@ create = _with_names(abi.CREATE_IN, 1, CreateRequest._make)
 read = _fixed(abi.READ_IN, ReadRequest._make)
 release = _fixed(abi.RELEASE_IN, ReleaseRequest._make)
 flush = _fixed(abi.FLUSH_IN, FlushRequest._make)
+lock = _fixed(abi.LK_IN, LockRequest._make)
 fsync = _fixed(abi.FSYNC_IN, FsyncRequest._make)
 getxattr = _with_names(abi.GETXATTR_IN, 1, GetxattrRequest._make)
 listxattr = _fixed(abi.GETXATTR_IN, ListxattrRequest._make)

@@ -45,7 +45,6 @@ class Internal:
 
 Row: TypeAlias = Served | Answered | Internal
 
-_NO_LOCKS: Final = "the kernel keeps the locks; ENOSYS would switch forwarding off for good, ENOLCK fails one call"
 _NO_DAX: Final = "for virtiofs with a DAX window"
 _BYTE_ORDER: Final = "an INIT in the other byte order: the kernel of this machine sends none"
 
@@ -79,9 +78,9 @@ MESSAGES: Final[Mapping[Opcode, Row]] = MappingProxyType(
         Opcode.READDIR: Served(decoding.read, "readdir"),
         Opcode.RELEASEDIR: Served(decoding.release, "releasedir"),
         Opcode.FSYNCDIR: Served(decoding.fsync, "fsyncdir"),
-        Opcode.GETLK: Answered(errno.ENOLCK, _NO_LOCKS),
-        Opcode.SETLK: Answered(errno.ENOLCK, _NO_LOCKS),
-        Opcode.SETLKW: Answered(errno.ENOLCK, _NO_LOCKS),
+        Opcode.GETLK: Served(decoding.lock, "getlk"),
+        Opcode.SETLK: Served(decoding.lock, "setlk"),
+        Opcode.SETLKW: Served(decoding.lock, "setlkw"),
         Opcode.ACCESS: Answered(
             errno.ENOSYS, "with default_permissions the kernel checks; ENOSYS stops it from asking"
         ),

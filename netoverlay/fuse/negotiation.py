@@ -66,7 +66,7 @@ Decision: TypeAlias = Ask | AskIf | Refuse
 DECISIONS: Final[Mapping[InitFlag, Decision]] = MappingProxyType(
     {
         InitFlag.ASYNC_READ: Ask("reads of one file are served in parallel; order does not matter to us"),
-        InitFlag.POSIX_LOCKS: Refuse("the kernel keeps them: exact while nobody outside this mount holds locks"),
+        InitFlag.POSIX_LOCKS: Ask("fcntl(2) locks reach the layer that has the file; the kernel's would not"),
         InitFlag.FILE_OPS: Refuse("no kernel ever gave it a meaning"),
         InitFlag.ATOMIC_O_TRUNC: Ask("open with O_TRUNC is one request, and copy-up need not copy what it discards"),
         InitFlag.EXPORT_SUPPORT: Refuse('inodes that the kernel forgot cannot be found by "." and ".."'),
@@ -75,7 +75,7 @@ DECISIONS: Final[Mapping[InitFlag, Decision]] = MappingProxyType(
         InitFlag.SPLICE_WRITE: Refuse("plain Python has no vmsplice to feed the pipe without a copy"),
         InitFlag.SPLICE_MOVE: Refuse("as SPLICE_WRITE"),
         InitFlag.SPLICE_READ: Refuse("as SPLICE_WRITE"),
-        InitFlag.FLOCK_LOCKS: Refuse("as POSIX_LOCKS"),
+        InitFlag.FLOCK_LOCKS: Ask("as POSIX_LOCKS, for flock(2)"),
         InitFlag.HAS_IOCTL_DIR: Refuse("no ioctl is served"),
         InitFlag.AUTO_INVAL_DATA: AskIf("auto_inval_data", "what others change on a lower must not stay cached"),
         InitFlag.DO_READDIRPLUS: Ask("a listing brings the attributes, as the layers' listings do"),

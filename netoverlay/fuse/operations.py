@@ -24,6 +24,7 @@ from __future__ import annotations
 import abc
 
 from netoverlay.fuse import requests
+from netoverlay.fuse.deferred import Deferred
 from netoverlay.fuse.negotiation import Negotiated
 from netoverlay.fuse.replies import Reply
 from netoverlay.fuse.requests import RequestHeader
@@ -122,7 +123,11 @@ class Operations(abc.ABC):
 
     @abc.abstractmethod
     def release(self, request: RequestHeader, body: requests.ReleaseRequest) -> Reply:
-        """None. The last descriptor and mapping of the handle are gone; nobody sees an error."""
+        """None. The last descriptor and mapping of the handle are gone; nobody sees an error.
+
+        With ReleaseFlag.FLOCK_UNLOCK the flock(2) lock of `lock_owner` goes. Locks of F_OFD_SETLK, whose owner is the
+        open file as well, go without being named.
+        """
 
     @abc.abstractmethod
     def fsync(self, request: RequestHeader, body: requests.FsyncRequest) -> Reply:
@@ -146,7 +151,19 @@ class Operations(abc.ABC):
 
     @abc.abstractmethod
     def flush(self, request: RequestHeader, body: requests.FlushRequest) -> Reply:
-        """None. An error is what close(2) returns."""
+        """None. An error is what close(2) returns. The fcntl(2) locks of `lock_owner` on the file go."""
+
+    @abc.abstractmethod
+    def getlk(self, request: RequestHeader, body: requests.LockRequest) -> Reply:
+        """replies.lock."""
+
+    @abc.abstractmethod
+    def setlk(self, request: RequestHeader, body: requests.LockRequest) -> Reply | Deferred:
+        """None. EAGAIN if another owner's lock is in the way, ENOLCK if it cannot be kept."""
+
+    @abc.abstractmethod
+    def setlkw(self, request: RequestHeader, body: requests.LockRequest) -> Reply | Deferred:
+        """As setlk, but the answer comes when nothing is in the way any more; EINTR, EDEADLK."""
 
     @abc.abstractmethod
     def opendir(self, request: RequestHeader, body: requests.OpenRequest) -> Reply:

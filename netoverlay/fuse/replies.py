@@ -159,6 +159,11 @@ def position(offset: int) -> bytes:
     return abi.LSEEK_OUT.pack(offset)
 
 
+def lock(start: int, end: int, type: int, pid: int) -> bytes:
+    """GETLK: what is in the way, `end` being its last byte; F_UNLCK if nothing is."""
+    return abi.LK_OUT.pack(start, end, type, pid)
+
+
 class DirectoryPacker:
     """The reply to READDIR or READDIRPLUS, packed up to the size that was asked for.
 

@@ -195,6 +195,23 @@ class FlushRequest(NamedTuple):
     lock_owner: int
 
 
+class LockRequest(NamedTuple):
+    """GETLK, SETLK and SETLKW."""
+
+    handle: int
+    owner: int
+    """Of fcntl(2): a process (its table of descriptors), or the open file for F_OFD_*; of flock(2): the open file."""
+    start: int
+    end: int
+    """The last byte; 2**63 - 1 for the end of the file, wherever that is."""
+    type: int
+    """F_RDLCK, F_WRLCK or F_UNLCK."""
+    pid: int
+    """Who asks; 0 with F_UNLCK."""
+    flags: int
+    """abi.LockFlag."""
+
+
 class FsyncRequest(NamedTuple):
     """FSYNC and FSYNCDIR."""
 

@@ -22,6 +22,7 @@ from netoverlay.fuse.abi import Opcode
 from netoverlay.fuse.channel import Channel
 from netoverlay.fuse.crew import Crew
 from netoverlay.fuse.decoding import Decoder, MalformedRequestError
+from netoverlay.fuse.deferred import Deferred
 from netoverlay.fuse.messages import MESSAGES, Answered, Internal, Served
 from netoverlay.fuse.negotiation import Negotiated, SessionSettings
 from netoverlay.fuse.notify import Notifier
@@ -33,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 _LOOK_UP_SECONDS: Final = 1.0
 
-_Handler: TypeAlias = tuple[Decoder, Callable[[RequestHeader, Any], Reply], bool]
+_Handler: TypeAlias = tuple[Decoder, Callable[[RequestHeader, Any], Reply | Deferred], bool]
 """How to decode the body, what to call with it, and whether the kernel waits for an answer."""
 
 
@@ -96,6 +97,8 @@ class Session:
         self.notifier: Final = Notifier(channel)
         self.in_flight: Final[dict[int, _Worker]] = {}
         """By its unique, who serves a request and waits."""
+        self._deferred: dict[int, Deferred] = {}
+        """By its unique, whose answer comes later."""
         self.crew: Final = Crew("fuse", self._work, self._settings.max_threads, self._settings.idle_threads)
         # SimpleQueue and no Event or Condition: its put() may be called from a signal handler.
         self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
@@ -259,8 +262,27 @@ class Session:
         except Exception as error:  # noqa: BLE001 - a defect in one operation must not end the mount
             self._failed(header, error, answered)
             return
+        if isinstance(reply, Deferred):
+            self._defer(worker, header, reply)
+            return
         if answered and not self._channel.reply(header.unique, reply):
             self._take_back(header, body, reply)
+
+    def _defer(self, worker: _Worker, header: RequestHeader, deferred: Deferred) -> None:
+        """Let the answer be sent when it is there."""
+
+        def send(error: OSError | None) -> None:
+            del self._deferred[header.unique]
+            if error is None:
+                self._channel.reply(header.unique, None)
+            else:
+                self._channel.reply_errno(header.unique, self._errno_of(error) or errno.EIO)
+
+        self._deferred[header.unique] = deferred
+        deferred.attach(send)
+        # After it can be found: an INTERRUPT marks the worker first, and then looks for it.
+        if worker.is_interrupted():
+            deferred.interrupt()
 
     def _refuse_malformed(self, message: memoryview, error: MalformedRequestError) -> None:
         _log.error("%s", error)
@@ -292,3 +314,6 @@ class Session:
         worker = self.in_flight.get(body.unique)
         if worker is not None:
             worker.interrupted = True
+        deferred = self._deferred.get(body.unique)
+        if deferred is not None:
+            deferred.interrupt()

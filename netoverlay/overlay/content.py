@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import NamedTuple
 
-from netoverlay.backend_api import BackendFile, NotSupportedError
+from netoverlay.backend_api import BackendFile, NotSupportedError, UnavailableError
 from netoverlay.backend_api.waiting import check_interrupted, set_hooks
 
 PIECE_BYTES = 16 << 20
@@ -37,10 +38,23 @@ class SourceChangedError(OSError):
         super().__init__(errno.ESTALE, "the file became shorter while it was copied up")
 
 
+class TargetLostError(UnavailableError):
+    """The target could not be reached in the middle of a copy: nobody knows what it has of it, or will have yet."""
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """Around what is asked of the target: TargetLostError if it could not be reached. The source is asked again."""
+    try:
+        yield
+    except UnavailableError as error:
+        raise TargetLostError(error.strerror or str(error), error.errno or errno.EIO) from error
+
+
 def copy_content(source: BackendFile, target: BackendFile, size: int) -> None:
     """Copy the first `size` bytes of `source` to the empty file `target`.
 
-    SourceChangedError if there are fewer; EINTR if the request was interrupted.
+    SourceChangedError if there are fewer; TargetLostError; EINTR if the request was interrupted.
     """
     rest = _copy_in_layer(source, target, _data_ranges(source, size))
     if (first := next(rest, None)) is not None:
@@ -50,7 +64,8 @@ def copy_content(source: BackendFile, target: BackendFile, size: int) -> None:
             copy.work()
         else:
             copy.work_in_two_threads()
-    target.truncate(size)
+    with writing():
+        target.truncate(size)
 
 
 class _Range(NamedTuple):
@@ -112,7 +127,8 @@ def _copy_in_layer(source: BackendFile, target: BackendFile, ranges: Iterator[_R
 def _copy_range(source: BackendFile, target: BackendFile, offset: int, length: int) -> int:
     """0 if the layer cannot do it, or the source has ended, which reading it will tell."""
     try:
-        return target.copy_range(source, offset, offset, length)
+        with writing():
+            return target.copy_range(source, offset, offset, length)
     except OSError as error:
         if error.errno not in _CANNOT_COPY_THERE:
             raise
@@ -195,8 +211,7 @@ class _Copy:
             return None if self._stopped.is_set() else next(self._pieces, None)
 
     def _write(self, piece: _Piece, data: memoryview) -> None:
-        if piece.keep_zeros:
-            self._target.write_at(piece.offset, data)
-            return
-        for start, end in _non_zero_runs(data):
-            self._target.write_at(piece.offset + start, data[start:end])
+        runs = [(0, len(data))] if piece.keep_zeros else _non_zero_runs(data)
+        with writing():
+            for start, end in runs:
+                self._target.write_at(piece.offset + start, data[start:end])

@@ -11,8 +11,10 @@ import errno
 import logging
 import stat as stat_bits
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
+from typing import TypeAlias
 
 from netoverlay.backend_api import (
     Access,
@@ -27,7 +29,7 @@ from netoverlay.backend_api import (
 )
 from netoverlay.backend_api.waiting import about_to_wait
 from netoverlay.overlay.capabilities import CAPABILITY
-from netoverlay.overlay.content import SourceChangedError, copy_content
+from netoverlay.overlay.content import SourceChangedError, TargetLostError, copy_content, writing
 from netoverlay.overlay.inodes import DirectoryInode, FileInode, FileKey, Inode, KeptTime, Name
 from netoverlay.overlay.layers import FOR_EVER_NS, LowerPlace, UpperLayer
 from netoverlay.overlay.links import LinkCount, LinkIndex
@@ -36,9 +38,11 @@ from netoverlay.overlay.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
+MovingUp: TypeAlias = Callable[[FileInode, BackendFile], AbstractContextManager[None]]
+
 _SEVERAL = 2
 COPY_ATTEMPTS = 3
-"""How often a file is copied that changes in the lower while it is being read."""
+"""How often a file is copied that changes in the lower while it is being read, or of which the upper is lost."""
 
 
 class CopyUp:
@@ -50,6 +54,8 @@ class CopyUp:
         self._backend = upper.backend
         self._workspace = workspace
         self._index = index
+        self.moving_up: MovingUp = _nothing_moves
+        """What is around an inode's becoming the upper's, as its new file."""
 
     def inode(self, inode: Inode) -> None:
         """Bring any inode to the upper, with all that it holds."""
@@ -195,7 +201,7 @@ class CopyUp:
                 self._backend.set_attributes(temporary, AttributeChange(mode=stat.mode | 0o200))
             self._publish(temporary, directory.names[:1], closed)
         except BaseException:
-            self._workspace.discard(temporary)
+            self._workspace.abandon(temporary)
             raise
         with self._tree.paths.shared():
             self._keep_ctime(directory, self._tree.upper_path(directory), stat)
@@ -207,39 +213,60 @@ class CopyUp:
             return
         about_to_wait()
         source = inode.lower_place()
-        temporary = self._workspace.temporary()
         opened: BackendFile | None = None
         links: LinkCount | None = None
-        try:
-            if inode.type is FileType.REGULAR:
-                opened, stat = self._regular_file(inode, source, temporary, size)
-            else:
-                stat = self._special_file(inode, source, temporary)
-            if inode.keys:
-                links = self._index.add(source.layer, stat, temporary, len(inode.names))
-            if inode.names:
-                self._publish(temporary, inode.names)
-            elif opened is None or not inode.handles:
-                raise os_error(errno.ESTALE)
-            else:
-                self._backend.unlink(temporary)
-        except BaseException:
-            if opened is not None:
-                opened.close()
-            self._workspace.discard(temporary)
-            if links is not None:
-                self._index.drop(links)
-            raise
-        inode.links = links
-        self._switch_backing(inode, opened)
+        if inode.type is FileType.REGULAR:
+            temporary, opened, stat = self._regular_file(inode, source, size)
+        else:
+            temporary, stat = self._special_file(inode, source)
+        with ExitStack() as moving:
+            try:
+                if opened is not None:
+                    moving.enter_context(self.moving_up(inode, opened))
+                if inode.keys:
+                    links = self._index.add(source.layer, stat, temporary)
+                if inode.names:
+                    self._publish(temporary, inode.names)
+                elif opened is None or not inode.handles:
+                    raise os_error(errno.ESTALE)
+                else:
+                    self._backend.unlink(temporary)
+            except BaseException:
+                if opened is not None:
+                    _quietly(opened.close)
+                self._workspace.abandon(temporary)
+                if links is not None:
+                    self._index.drop(links)
+                raise
+            inode.links = self._settled(links)
+            self._switch_backing(inode, opened)
         if inode.names:
             with self._tree.paths.shared():
                 self._keep_ctime(inode, self._tree.upper_path(inode), self._tree.with_kept_ctime(inode, stat))
 
     def _regular_file(
-        self, inode: FileInode, source: LowerPlace, temporary: LayerPath, size: int | None
+        self, inode: FileInode, source: LowerPlace, size: int | None
+    ) -> tuple[LayerPath, BackendFile, FileStat]:
+        """Make the copy, complete and on stable storage: where, it, open for writing, and what it was.
+
+        If the upper is lost in the middle it is made anew, as another file: what is on its way to the first one yet
+        must not arrive in one to which programs write.
+        """
+        failure: OSError | None = None
+        for _ in range(COPY_ATTEMPTS):
+            temporary = self._workspace.temporary()
+            try:
+                return temporary, *self._copy_to(temporary, inode, source, size)
+            except BaseException as error:
+                if not self._workspace.abandon(temporary) or not isinstance(error, TargetLostError):
+                    raise
+                logger.info("copy-up of %s is begun anew: %s", source.path, error.strerror)
+                failure = error
+        raise failure or os_error(errno.EIO)
+
+    def _copy_to(
+        self, temporary: LayerPath, inode: FileInode, source: LowerPlace, size: int | None
     ) -> tuple[BackendFile, FileStat]:
-        """Make the copy at `temporary`, complete and on stable storage: it, open for writing, and what it was."""
         target = self._backend.open(temporary, Access.READ_WRITE, create=Creation.EXCLUSIVE, mode=0o600)
         try:
             lower_file = inode.file or source.layer.backend.open(source.path, Access.READ)
@@ -253,9 +280,10 @@ class CopyUp:
                 if lower_file is not inode.file:
                     lower_file.close()
             self._copy_attributes(temporary, stat, source, inode)
-            target.sync()
+            _sync(target)
         except BaseException:
-            target.close()
+            _quietly(partial(target.truncate, 0))  # so that what is not sent yet is not sent for nothing
+            _quietly(target.close)
             raise
         return target, stat
 
@@ -265,23 +293,37 @@ class CopyUp:
             before = source.stat()
             try:
                 copy_content(source, target, _wanted_size(before, size))
+                after = source.stat()
             except SourceChangedError:
+                pass
+            else:
+                if (after.size, after.mtime_ns) == (before.size, before.mtime_ns):
+                    return before
+            with writing():
                 target.truncate(0)
-                continue
-            after = source.stat()
-            if (after.size, after.mtime_ns) == (before.size, before.mtime_ns):
-                return before
-            target.truncate(0)
         raise OSError(errno.ESTALE, "the file kept changing in its layer while it was copied up")
 
-    def _special_file(self, inode: FileInode, source: LowerPlace, temporary: LayerPath) -> FileStat:
-        stat = source.layer.backend.stat(source.path)
-        if inode.type is FileType.SYMLINK:
-            self._backend.symlink(temporary, source.layer.backend.readlink(source.path))
-        else:
-            self._backend.mknod(temporary, inode.type, 0o600, stat.rdev or 0)
-        self._copy_attributes(temporary, stat, source, inode)
-        return stat
+    def _settled(self, links: LinkCount | None) -> LinkCount | None:
+        """What stays of the count once the copy is published: it stands, so nothing may fail any more."""
+        try:
+            return None if links is None else self._index.settle(links)
+        except OSError as error:
+            logger.warning("copy-up: a file stays in the index of hard links: %s", error.strerror)
+            return links
+
+    def _special_file(self, inode: FileInode, source: LowerPlace) -> tuple[LayerPath, FileStat]:
+        temporary = self._workspace.temporary()
+        try:
+            stat = source.layer.backend.stat(source.path)
+            if inode.type is FileType.SYMLINK:
+                self._backend.symlink(temporary, source.layer.backend.readlink(source.path))
+            else:
+                self._backend.mknod(temporary, inode.type, 0o600, stat.rdev or 0)
+            self._copy_attributes(temporary, stat, source, inode)
+        except BaseException:
+            self._workspace.abandon(temporary)
+            raise
+        return temporary, stat
 
     def _copy_attributes(self, path: LayerPath, stat: FileStat, source: LowerPlace, inode: Inode) -> None:
         """Owner before xattrs, for a change of owner drops capabilities; the mode last, for it may forbid the rest."""
@@ -395,6 +437,31 @@ class CopyUp:
             stat = self._tree.stat_locked(inode)
             if stat.file_id is not None:
                 self._tree.inodes.add_key(inode, FileKey(self._upper.number, stat.file_id))
+
+
+def _sync(target: BackendFile) -> None:
+    """TargetLostError also where the layer is there again, but has, or may have, lost what was written before."""
+    try:
+        with writing():
+            target.sync()
+    except OSError as error:
+        if error.errno != errno.EIO or isinstance(error, TargetLostError):
+            raise
+        raise TargetLostError(error.strerror or str(error)) from error
+
+
+def _quietly(call: Callable[[], None]) -> None:
+    """For a copy that is given up: who waits for it is to be told why it is, not what came of giving it up."""
+    try:
+        call()
+    except OSError as error:
+        logger.debug("a copy that is given up: %s", error.strerror)
+
+
+def _nothing_moves(inode: FileInode, file: BackendFile) -> AbstractContextManager[None]:
+    """Nobody has locked anything."""
+    del inode, file
+    return nullcontext()
 
 
 def _wanted_size(stat: FileStat, limit: int | None) -> int:

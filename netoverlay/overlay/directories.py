@@ -79,10 +79,12 @@ class Directories:
         """The inode of a listed name, with a lookup counted; None if the name went meanwhile.
 
         What the listing says of a file of a lower is still true while no name of the directory has changed. Of the
-        upper's files it is asked again: they change without their directory. Precondition: as for read_locked().
+        upper's files it is asked again: they change without their directory. So is everything where others change the
+        upper, too. Precondition: as for read_locked().
         """
         directory = handle.inode
         found = listed.found
-        if found is None or found.in_upper or handle.version != directory.version:
+        is_old = handle.version != directory.version or self._lookup.others_change(directory)
+        if found is None or found.in_upper or is_old:
             return self._lookup.lookup_locked(directory, listed.name)
         return self._lookup.enter_locked(directory, listed.name, found)

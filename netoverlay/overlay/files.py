@@ -171,6 +171,17 @@ class Files:
                 self._back_locked(inode, writable=False)
             self._file(inode).sync(data_only=data_only)
 
+    def lockable_file_locked(self, inode: FileInode) -> BackendFile:
+        """The file that a layer is asked to lock: of the upper open for writing, so that it stays the same one.
+
+        Preconditions: COPY_UP is held, and a handle open.
+        """
+        try:
+            self._back_locked(inode, writable=inode.in_upper)
+        except PermissionError:
+            self._back_locked(inode, writable=False)
+        return self._file(inode)
+
     def _changer(self) -> CopyUp:
         if self._copy_up is None:
             raise os_error(errno.EROFS)
@@ -225,7 +236,10 @@ class Files:
         if self._tree.inodes.released(inode):
             return
         with inode.copy_up_lock:
-            if inode.handles or (inode.lookups and _is_orphan(inode)):
+            if inode.handles:
+                return
+            inode.locks = None
+            if inode.lookups and _is_orphan(inode):
                 return
             files = inode.take_files()
             unnamed, inode.unnamed = inode.unnamed, None

@@ -27,9 +27,11 @@ from netoverlay.overlay.locks import Rank, RankedLock
 
 if TYPE_CHECKING:
     from netoverlay.backend_api import BackendFile, FileStat
+    from netoverlay.overlay.inode_locks import InodeLocks
     from netoverlay.overlay.layers import LowerPlace
     from netoverlay.overlay.links import LinkCount
     from netoverlay.overlay.subdirectories import Counted
+    from netoverlay.overlay.validity import ToldNames
 
 logger = logging.getLogger(__name__)
 
@@ -115,11 +117,13 @@ class DirectoryInode(Inode):
         "children",
         "default_acl",
         "directory_lock",
+        "is_asked",
         "lowers",
         "next_position",
         "positions",
         "shape",
         "subdirectories",
+        "told",
         "version",
     )
 
@@ -138,6 +142,10 @@ class DirectoryInode(Inode):
         self.subdirectories: Counted | None = None
         self.default_acl: bytes | None = UNKNOWN_ACL
         """What is made in it inherits: of a directory in the upper, None if it has none."""
+        self.told: ToldNames | None = None
+        """What the kernel believes for a time (validity.py)."""
+        self.is_asked = False
+        """It is told no name any more that it need not ask for again."""
         self._path: LayerPath = ""
         self._path_epoch = -1
 
@@ -182,6 +190,7 @@ class FileInode(Inode):
         "file",
         "keys",
         "links",
+        "locks",
         "lower",
         "lower_id",
         "may_have_set_ids",
@@ -199,6 +208,8 @@ class FileInode(Inode):
         """Where it stands, or stood before copy-up, in a lower."""
         self.lower_id: int | None = None
         """The file id of what stood there when it was found."""
+        self.locks: InodeLocks | None = None
+        """What programs have locked, while it is open."""
         self.links: LinkCount | None = None
         """It is in the index of hard links, with so many names."""
         self.unnamed: LayerPath | None = None
@@ -219,6 +230,8 @@ class FileInode(Inode):
 
     def switch_file(self, file: BackendFile, *, writable: bool) -> None:
         """Read through `file` from now on. Preconditions: COPY_UP is held, and a handle counted."""
+        if self.locks is not None:
+            self.locks.move_to(file)
         if self.file is not None:
             self.retired.append(self.file)
         self.file, self.writable = file, writable
@@ -377,6 +390,11 @@ class InodeTable:
                 if inode.kept_ctime is not None and inode.in_upper and (inode.names or inode is self.root)
             }
             return {**self._kept, **known}
+
+    def open_files(self) -> list[FileInode]:
+        """The files that have handles."""
+        with self.lock:
+            return [inode for inode in self._by_nodeid.values() if isinstance(inode, FileInode) and inode.handles]
 
     def opened(self, inode: Inode) -> None:
         """A handle on the inode was opened."""

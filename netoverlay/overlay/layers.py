@@ -34,6 +34,8 @@ class Layer:
     """The directory that is shown as the root of the mount."""
     ttl_ns: int
     """How long what was read of it stays true; FOR_EVER_NS if nobody else changes it."""
+    has_outsiders: bool
+    """Others than this mount may lock its files, and write them."""
 
     def stat_or_none(self, path: LayerPath) -> FileStat | None:
         """The attributes of `path`, None if nothing stands there. Any other failure is raised: it is not absence."""
@@ -89,4 +91,5 @@ class LayerStack:
     @property
     def unchanging(self) -> bool:
         """Nobody but this mount changes anything that it shows."""
-        return all(lower.ttl_ns == FOR_EVER_NS for lower in self.lowers)
+        layers: tuple[Layer, ...] = self.lowers if self.upper is None else (self.upper, *self.lowers)
+        return all(layer.ttl_ns == FOR_EVER_NS for layer in layers)

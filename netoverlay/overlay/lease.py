@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from netoverlay.backend_api import Backend, LayerPath
 from netoverlay.backend_api.waiting import about_to_wait
 from netoverlay.overlay.lease_file import LeaseFile, Seen, SupersededError, check_nonce, is_taken
-from netoverlay.overlay.owner import Owner, UpperHeldError, is_dead_here, this_process
+from netoverlay.overlay.owner import Holding, Owner, UpperHeldError, is_dead_here, this_process
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +77,7 @@ class HeldLease:
         self._good_until = renewed_at + timing.own_seconds
         self._lost = False
         self._failing = False
+        self._holding = Holding(state="held", since=time.time())
         self._ended = threading.Event()
         self._renewing = threading.Lock()
         self._thread = threading.Thread(target=self._beat, name="netoverlay-lease", daemon=True)
@@ -96,6 +97,18 @@ class HeldLease:
         with self._renewing:
             self._renew_if_run_out()
             return self._lost
+
+    def holding(self) -> Holding:
+        """How it stands, as far as is known: asks nobody, and returns at once."""
+        holding = self._holding
+        left = self._good_until - self._timing.clock()
+        if holding.state == "held" and left <= 0:  # the machine was suspended
+            problem = "it has run out; the server is asked before the next change"
+            return Holding(state="unrenewed", since=time.time() + left, problem=problem)
+        if holding.state == "unrenewed":
+            problem = f"it cannot be renewed, and is lost in {max(0.0, left):.0f} s if that stays so: {holding.problem}"
+            return dataclasses.replace(holding, problem=problem)
+        return holding
 
     def release(self) -> None:
         """Give the upper back. If the server cannot be reached the lease stays there, until it has expired."""
@@ -140,18 +153,21 @@ class HeldLease:
             self._good_until = began + self._timing.own_seconds
             if self._failing:
                 self._failing = False
+                self._holding = Holding(state="held", since=time.time())
                 logger.info("the lease of the upper is renewed again: %s", self._file.where())
 
     def _not_renewed(self, error: OSError) -> None:
         left = self._good_until - self._timing.clock()
         if left <= 0:
-            self._lose(f"it could not be renewed in time: {error}")
+            self._lose(f"it could not be renewed in time: {_one_line(error)}")
         elif not self._failing:
             self._failing = True
+            self._holding = Holding(state="unrenewed", since=time.time(), problem=_one_line(error))
             logger.warning("the lease of the upper cannot be renewed, for %.0f s more it is ours: %s", left, error)
 
     def _lose(self, reason: str) -> None:
         self._lost = True
+        self._holding = Holding(state="lost", since=time.time(), problem=reason)
         logger.error(
             "the upper is lost, every change fails from now on: unmount, and mount again. The lease %s: %s",
             self._file.where(),
@@ -287,6 +303,10 @@ class Contender:
 
     def _pause(self, seconds: float) -> None:
         self._nobody.wait(seconds)
+
+
+def _one_line(error: OSError) -> str:
+    return error.strerror or str(error)
 
 
 def _limited(seconds: float) -> float:

@@ -129,10 +129,10 @@ class LinkIndex:
             return stat
         return stat._replace(nlink=stat.nlink - lost.number, ctime_ns=lost.ctime_ns)
 
-    def add(self, layer: Layer, stat: FileStat, made: LayerPath, names: int) -> LinkCount | None:
-        """Index the copy of a lower's file that was `made` and is about to get `names` names, if it has more.
+    def add(self, layer: Layer, stat: FileStat, made: LayerPath) -> LinkCount | None:
+        """Index the copy of a lower's file that was `made` and is about to get its names; None if that is one name.
 
-        None if it has not.
+        Also if it gets all of them: after a crash in between, those that it has not got are found by the index.
         """
         if stat.file_id is None:
             return None
@@ -140,7 +140,7 @@ class LinkIndex:
         number = self.shown_below(layer, stat).nlink or 1
         count = LinkCount(number, in_all=True, key=key, size=stat.size, mtime_ns=stat.mtime_ns)
         file_id = self._backend.stat(made).file_id
-        if count.number <= names or file_id is None:
+        if count.number == 1 or file_id is None:
             return None
         if key in self._files:
             # Of a file that had this id before, in a lower that others change.

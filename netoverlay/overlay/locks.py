@@ -6,10 +6,14 @@
       |
     COPY_UP     one an inode: what backs it (lower or upper, and the open file); parent before child
       |
+    FILE_LOCKS  one an inode: the locks that programs hold on the file, and where the layer holds them for us. Held for
+      |         calls to the layer on the open file
+      |
     PATHS       one of the mount, shared or exclusive: shared while a path of the upper is being used, exclusive while
       |         a rename changes paths. Held for calls to the upper only, never while a lower is asked
       |
-    TABLE       one of the mount: the maps from nodeid, name and file id to inode. A leaf: no I/O, no other lock inside
+    TABLE       one of the mount: the maps from nodeid, name and file id to inode. Another: what locks are held, and who
+                waits for one (lock_table.py). Leaves: no I/O, no other lock inside
 
 A thread that holds a lock takes only locks further down, or the same rank in the order given. Under tests
 (check_order()) each acquisition is checked against it. A method with the suffix _locked is called with the lock that
@@ -35,8 +39,9 @@ class Rank(enum.IntEnum):
     RENAME = 1
     DIRECTORY = 2
     COPY_UP = 3
-    PATHS = 4
-    TABLE = 5
+    FILE_LOCKS = 4
+    PATHS = 5
+    TABLE = 6
 
 
 NESTING = frozenset({Rank.DIRECTORY, Rank.COPY_UP})

@@ -57,17 +57,40 @@ class Lookup:
         found = self._tree.find_locked(directory, name)
         return None if found is None else self.enter_locked(directory, name, found)
 
+    def others_change(self, directory: DirectoryInode) -> bool:
+        """Whether others make and remove names of the directory in the upper."""
+        upper = self._tree.stack.upper
+        return upper is not None and upper.ttl_ns != FOR_EVER_NS and directory.in_upper
+
     def _known_stat(self, directory: DirectoryInode, name: str, inode: Inode) -> FileStat | None:
-        """As Tree.named_stat(), of this one of its names: in a lower that others change the other ones do not tell."""
-        if not isinstance(inode, FileInode) or inode.in_upper or len(inode.names) < _SEVERAL:
-            return self._tree.named_stat(inode)
-        if inode.lower_place().layer.ttl_ns == FOR_EVER_NS:
+        """As Tree.named_stat(), of this one of its names: in layers that others change the other ones do not tell."""
+        if not isinstance(inode, FileInode) or not self._is_doubtful(directory, inode):
             return self._tree.named_stat(inode)
         found = self._tree.find_locked(directory, name)
-        if found is None or found.in_upper or found.stat.file_id != inode.lower_id:
+        if found is not None and found.in_upper is not inode.in_upper:
+            with inode.copy_up_lock:  # it may just be coming to the upper
+                found = self._tree.find_locked(directory, name)
+        if found is None or found.in_upper is not inode.in_upper:
+            return None
+        if found.in_upper:
+            return self._upper_stat(inode, found.stat)
+        if found.stat.file_id != inode.lower_id:
             return None
         inode.lower = found.lowers[0]
         return self._tree.shown(inode, found.stat)
+
+    def _is_doubtful(self, directory: DirectoryInode, inode: FileInode) -> bool:
+        """Whether a name of the file may have come to stand for another one, behind us and unseen."""
+        if inode.in_upper or self.others_change(directory):
+            return self.others_change(directory)
+        return len(inode.names) >= _SEVERAL and inode.lower_place().layer.ttl_ns != FOR_EVER_NS
+
+    def _upper_stat(self, inode: FileInode, stat: FileStat) -> FileStat | None:
+        """Of a file of the upper, as which a name of it has `stat` now; None if that is another file's."""
+        opened = self._tree.open_stat(inode)
+        if opened is not None and opened.file_id != stat.file_id:
+            return None
+        return self._tree.shown(inode, opened if opened is not None and inode.writable else stat)
 
     def require_locked(self, directory: DirectoryInode, name: str) -> Entry:
         """As lookup_locked(), but ENOENT if there is nothing."""

@@ -199,3 +199,9 @@ class _FileWithDataBelow(DelegatingFile):
 
     def lock(self, kind: LockKind, start: int, length: int) -> None:
         self._file.lock(kind, start, length)
+
+    def lock_whole(self, kind: LockKind) -> None:
+        self._file.lock_whole(kind)
+
+    def revalidate(self) -> FileStat:
+        return self._file.revalidate()

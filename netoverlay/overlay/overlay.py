@@ -11,17 +11,20 @@ from netoverlay.overlay.attributes import AttributeChanger, AttributeView
 from netoverlay.overlay.copy_up import CopyUp
 from netoverlay.overlay.creation import Creator
 from netoverlay.overlay.directories import Directories
+from netoverlay.overlay.file_locks import FileLocks
 from netoverlay.overlay.files import Files
 from netoverlay.overlay.handles import Handles
 from netoverlay.overlay.inodes import DirectoryInode
 from netoverlay.overlay.kept_times import load_kept_times, save_kept_times
 from netoverlay.overlay.layers import LayerStack
 from netoverlay.overlay.links import LinkIndex
+from netoverlay.overlay.lock_rules import LockMode
 from netoverlay.overlay.lookup import Lookup
 from netoverlay.overlay.ownership import Held, acquire
 from netoverlay.overlay.removal import Remover
 from netoverlay.overlay.rename import Renamer
 from netoverlay.overlay.tree import Tree
+from netoverlay.overlay.validity import Validity
 from netoverlay.overlay.workspace import Workspace
 from netoverlay.overlay.xattrs import Xattrs
 
@@ -39,7 +42,9 @@ class Changes:
 class Overlay:
     """One mount's tree. Close it when nothing is served any more."""
 
-    def __init__(self, stack: LayerStack, mountpoint: str, held: Held | None = None) -> None:
+    def __init__(
+        self, stack: LayerStack, mountpoint: str, held: Held | None = None, lock_mode: LockMode = LockMode.DELEGATE
+    ) -> None:
         """Takes ownership of the upper, if there is one, for the mount at `mountpoint`: UpperHeldError.
 
         `held` is given if the upper is owned already, as one must be whose backend has caches or a guard. close() gives
@@ -64,6 +69,11 @@ class Overlay:
         self.lookup = Lookup(self.tree, copy_up)
         self.directories = Directories(self.tree, self.lookup)
         self.files = Files(self.tree, copy_up)
+        self.validity = Validity(stack)
+        self.file_locks = FileLocks(self.tree, self.files, copy_up, lock_mode)
+        self.file_locks.drop_names = self.validity.drop_names
+        if copy_up is not None:
+            copy_up.moving_up = self.file_locks.moving_up
         self.handles = Handles()
         self.view = AttributeView()
         self.xattrs = Xattrs(self.tree, copy_up)
@@ -111,3 +121,4 @@ class Overlay:
                 stack.callback(self._save_kept_times, self._workspace)
             for number in self.handles.open_files():
                 stack.callback(self.files.release, self.handles.remove_file(number))
+            stack.callback(self.file_locks.close)

@@ -9,7 +9,7 @@ import os
 import socket
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from netoverlay.backend_api import LayerSetupError
 
@@ -24,6 +24,18 @@ class UpperHeldError(LayerSetupError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, errno.EBUSY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """How it stands with an upper that this process took."""
+
+    state: Literal["held", "unrenewed", "lost"]
+    """"unrenewed": it is ours still, and will be lost if that goes on."""
+    since: float
+    """Seconds since 1970."""
+    problem: str | None = None
+    """Why it is unrenewed or lost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

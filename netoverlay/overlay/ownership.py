@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
+import time
 from typing import Protocol
 
 from netoverlay.backend_api import (
@@ -21,7 +22,7 @@ from netoverlay.backend_api import (
 )
 from netoverlay.overlay.lease import Contender, Timing, take_lease
 from netoverlay.overlay.lease_file import read_lease
-from netoverlay.overlay.owner import Owner, UpperHeldError, parse_owner, this_process
+from netoverlay.overlay.owner import Holding, Owner, UpperHeldError, parse_owner, this_process
 
 _ATTEMPTS = 20
 _MAX_OWNER_BYTES = 16384
@@ -32,6 +33,9 @@ class Held(Protocol):
 
     def lost(self) -> bool:
         """Whether that is over, against our will. Then nothing may be changed in the upper or its work directory."""
+
+    def holding(self) -> Holding:
+        """How it stands, as far as is known: asks nobody, and returns at once."""
 
     def release(self) -> None:
         """Let others have it. Doing it twice is harmless. It raises nothing."""
@@ -59,10 +63,14 @@ class HeldLock:
     def __init__(self, file: BackendFile, owner: Owner) -> None:
         self._file = file
         self._owner = owner
+        self._since = time.time()
         self._released = False
 
     def lost(self) -> bool:
         return False
+
+    def holding(self) -> Holding:
+        return Holding(state="held", since=self._since)
 
     def release(self) -> None:
         """Say so in the file, too: who reaches it through a server does not see the lock."""

@@ -156,13 +156,17 @@ class Tree:
             return None
         return self.shown(inode, stat)
 
+    def _stat_written(self, inode: FileInode) -> FileStat | None:
+        """Of the file that is open for writing, which knows what is not on the layer yet; None if there is none."""
+        return self.open_stat(inode) if inode.writable else None
+
     @staticmethod
-    def _stat_written(inode: FileInode) -> FileStat | None:
-        """Of the file that is open for writing, which knows what is not on the layer yet; None if there is none.
+    def open_stat(inode: FileInode) -> FileStat | None:
+        """Of the open file, None if there is none.
 
         Without COPY_UP, under which it may be closed at any moment: what is told counts only if it was open until then.
         """
-        file = inode.file if inode.writable else None
+        file = inode.file
         if file is None:
             return None
         try:

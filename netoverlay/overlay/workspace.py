@@ -11,10 +11,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
+import logging
+from collections import deque
 
-from netoverlay.backend_api import Backend, FileType, LayerPath, join_path
+from netoverlay.backend_api import Backend, FileType, LayerPath, UnavailableError, join_path
 from netoverlay.overlay.acl import ACCESS, DEFAULT
 from netoverlay.overlay.ownership import Held
+
+logger = logging.getLogger(__name__)
 
 _TEMPORARY_MARK = "#"
 
@@ -28,6 +32,8 @@ class Workspace:
         self._path = path
         self._numbers = itertools.count()
         self._held = held
+        self._left: deque[LayerPath] = deque()
+        """What could not be removed, because the upper could not be reached."""
         self._remove_acls()
         self._sweep()
 
@@ -42,6 +48,10 @@ class Workspace:
 
     def temporary(self) -> LayerPath:
         """A path in the work directory at which nothing stands."""
+        while self._left:
+            with contextlib.suppress(IndexError):  # another thread was faster
+                if not self.abandon(self._left.popleft()):
+                    break
         return join_path(self._path, f"{_TEMPORARY_MARK}{next(self._numbers):x}")
 
     def discard(self, path: LayerPath) -> None:
@@ -57,6 +67,16 @@ class Workspace:
         for entry in self._backend.list_dir(path):
             self.discard(join_path(path, entry.name))
         self._backend.rmdir(path)
+
+    def abandon(self, path: LayerPath) -> bool:
+        """discard() what is a temporary() path. False if the upper cannot be reached: then it goes later."""
+        try:
+            self.discard(path)
+        except UnavailableError as error:
+            logger.warning("what is of no use in the work directory stays for a while: %s: %s", path, error.strerror)
+            self._left.append(path)
+            return False
+        return True
 
     @property
     def lost(self) -> bool:

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from netoverlay.status.overview import MountReport
-from netoverlay.status.snapshot import CapabilityTable, LayerReport, LayerStatus
+from netoverlay.status.snapshot import CapabilityTable, LayerReport, LayerStatus, LockStatus
 
 Row = Sequence[str]
 
-LAYER_HEADINGS: Row = ("layer", "url", "state", "calls", "errors", "read", "written")
-REPORT_HEADINGS: Row = ("layer", "url", "capabilities")
+LAYER_HEADINGS: Row = ("layer", "url", "state", "calls", "errors", "read", "written", "copied")
+REPORT_HEADINGS: Row = ("layer", "url", "locks", "capabilities")
+LOCK_HEADINGS: Row = ("file", "process", "lock", "bytes", "state", "held in")
+_LEASES = {"held": "lease held", "unrenewed": "lease not renewed", "lost": "lease lost"}
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -26,12 +28,42 @@ def print_mounts(reports: Sequence[MountReport], output: TextIO) -> None:
         print(_title(report), file=output)
         if report.status is not None:
             print_table(LAYER_HEADINGS, [_layer_row(layer) for layer in report.status.layers], output)
+            for layer in report.status.layers:
+                if layer.lease is not None and layer.lease.problem is not None:
+                    print(f"{layer.role}: {layer.lease.problem}", file=output)
             print(f"requests: {_counts(report.status.requests)}", file=output)
+
+
+def print_locks(reports: Sequence[MountReport], output: TextIO) -> None:
+    """What becomes of locks in each layer of each mount, and the locks that there are."""
+    for number, report in enumerate(reports):
+        if number:
+            print(file=output)
+        print(_title(report), file=output)
+        if report.status is None:
+            continue
+        for layer in report.status.layers:
+            print(f"{layer.role} {layer.url}: locks are {layer.locks}", file=output)
+        if report.status.locks:
+            print_table(LOCK_HEADINGS, [_lock_row(lock) for lock in report.status.locks], output)
+        else:
+            print("no locks", file=output)
+
+
+def _lock_row(lock: LockStatus) -> Row:
+    return (
+        lock.path or "(removed)",
+        str(lock.pid or "?"),
+        f"{lock.call} {lock.kind}",
+        "all" if lock.start == 0 and lock.end is None else f"{lock.start}-{'' if lock.end is None else lock.end}",
+        lock.state,
+        lock.layer or "this mount",
+    )
 
 
 def print_layer_reports(reports: Sequence[LayerReport], output: TextIO) -> None:
     """What each layer of a profile can do, or that it has a problem."""
-    rows = [(report.key, report.url, _capabilities(report.capabilities)) for report in reports]
+    rows = [(report.key, report.url, report.locks or "", _capabilities(report.capabilities)) for report in reports]
     print_table(REPORT_HEADINGS, rows, output)
 
 
@@ -71,11 +103,12 @@ def _layer_row(layer: LayerStatus) -> Row:
     return (
         layer.role,
         layer.url,
-        layer.state,
+        layer.state if layer.lease is None else f"{layer.state}, {_LEASES[layer.lease.state]}",
         str(counters.get("calls", 0)),
         str(counters.get("errors", 0)),
         in_units(counters.get("bytes_read", 0)),
         in_units(counters.get("bytes_written", 0)),
+        in_units(counters.get("bytes_copied", 0)),
     )
 
 

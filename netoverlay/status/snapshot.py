@@ -29,6 +29,17 @@ class MountStatus(msgspec.Struct, frozen=True, kw_only=True):
     read_only: bool
 
 
+class LeaseStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The ownership of an upper on a server."""
+
+    state: Literal["held", "unrenewed", "lost"]
+    """"unrenewed": the mount has it still, and loses it if the server stays out of reach."""
+    since: float
+    """Since when it is so, in seconds since 1970."""
+    problem: str | None = None
+    """One line, if it is not just held: what is wrong, and what to do."""
+
+
 class LayerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One layer of the mount."""
 
@@ -38,8 +49,30 @@ class LayerStatus(msgspec.Struct, frozen=True, kw_only=True):
     state: str
     """As Backend.connection_state()."""
     capabilities: CapabilityTable
+    locks: str
+    """What becomes of locks on its files, and why."""
     counters: dict[str, int | float]
-    """Since the mount, below the caches: "calls", "errors", "bytes_read", "bytes_written", and those of each call."""
+    """Since the mount, below the caches, as MeteredBackend.snapshot() names them."""
+    lease: LeaseStatus | None = None
+    """Of an upper on a server; None for other layers."""
+
+
+class LockStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A lock that a program holds, or waits for."""
+
+    path: str
+    """From the root of the mount; empty if the file has no name any more."""
+    pid: int
+    """Who asked for it; 0 if that is not known."""
+    call: Literal["fcntl", "flock"]
+    """fcntl(2) includes locks of open file descriptions (F_OFD_SETLK)."""
+    kind: Literal["shared", "exclusive"]
+    start: int
+    end: int | None
+    """The last byte; None: to the end of the file, wherever that is."""
+    state: Literal["held", "waiting", "lost"]
+    layer: str | None
+    """The url of the layer that holds it as well; None: it is kept by the mount alone."""
 
 
 class StatusSnapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +83,7 @@ class StatusSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """In the order in which names are looked up: the upper first."""
     requests: dict[str, int]
     """How many requests the kernel sent, by kind."""
+    locks: tuple[LockStatus, ...] = ()
 
 
 class LayerReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +96,8 @@ class LayerReport(msgspec.Struct, frozen=True, kw_only=True):
     """None exactly if there is a problem."""
     problem: str | None = None
     """One line: what is wrong, and the remedy."""
+    locks: str | None = None
+    """What would become of locks on its files, and why; None if there is a problem."""
 
 
 def capability_table(capabilities: Capabilities) -> CapabilityTable:

@@ -50,6 +50,8 @@ FILE_OPERATIONS = (
     "set_xattr",
     "remove_xattr",
     "lock",
+    "lock_whole",
+    "revalidate",
 )
 
 

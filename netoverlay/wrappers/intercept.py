@@ -218,3 +218,9 @@ class InterceptingFile(DelegatingFile):
 
     def lock(self, kind: LockKind, start: int, length: int) -> None:
         self._backend.around(Operation.FILE_LOCK, self.inner.lock, kind, start, length)
+
+    def lock_whole(self, kind: LockKind) -> None:
+        self._backend.around(Operation.FILE_LOCK, self.inner.lock_whole, kind)
+
+    def revalidate(self) -> FileStat:
+        return self._backend.around(Operation.FILE_STAT, self.inner.revalidate)

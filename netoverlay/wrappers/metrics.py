@@ -56,6 +56,7 @@ class MeteredBackend(InterceptingBackend):
         self._counters = {operation: _Counter() for operation in Operation}
         self.bytes_read = _ByteCount()
         self.bytes_written = _ByteCount()
+        self.bytes_copied = _ByteCount()
 
     def around(self, operation: Operation, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         failed = True
@@ -77,8 +78,9 @@ class MeteredBackend(InterceptingBackend):
     def snapshot(self) -> dict[str, int | float]:
         """The counts since the start, under stable names.
 
-        "calls", "errors", "bytes_read", "bytes_written", and for each operation that was called (the values of
-        Operation) "NAME.calls", "NAME.errors" and "NAME.seconds" (wall time, summed over threads).
+        "calls", "errors", "bytes_read", "bytes_written", "bytes_copied" (to files of this layer, without their passing
+        here), and for each operation that was called (the values of Operation) "NAME.calls", "NAME.errors" and
+        "NAME.seconds" (wall time, summed over threads).
         """
         used = {operation.value: counter for operation, counter in self._counters.items() if counter.calls}
         counts: dict[str, int | float] = {
@@ -86,6 +88,7 @@ class MeteredBackend(InterceptingBackend):
             "errors": sum(counter.errors for counter in used.values()),
             "bytes_read": self.bytes_read.total,
             "bytes_written": self.bytes_written.total,
+            "bytes_copied": self.bytes_copied.total,
         }
         for name, counter in used.items():
             counts[f"{name}.calls"] = counter.calls
@@ -101,6 +104,7 @@ class _MeteredFile(InterceptingFile):
         super().__init__(inner, backend)
         self._bytes_read = backend.bytes_read
         self._bytes_written = backend.bytes_written
+        self._bytes_copied = backend.bytes_copied
 
     def read_into(self, offset: int, buffer: Writable) -> int:
         count = super().read_into(offset, buffer)
@@ -115,3 +119,8 @@ class _MeteredFile(InterceptingFile):
     def write_at(self, offset: int, data: Readable) -> None:
         super().write_at(offset, data)
         self._bytes_written.add(data.nbytes if isinstance(data, memoryview) else len(data))
+
+    def copy_range(self, source: BackendFile, source_offset: int, offset: int, length: int) -> int:
+        count = super().copy_range(source, source_offset, offset, length)
+        self._bytes_copied.add(count)
+        return count

@@ -167,6 +167,13 @@ class Outbox:
             self._unsynced.discard(pending)
             raise_untold(pending, Call.SYNC)
 
+    def sync_failed(self, pending: Pending, failure: OSError) -> None:
+        """The layer's own sync has failed. If it says that data may be lost, it has told what was only feared here."""
+        with self.lock:
+            feared = isinstance(pending.untold.get(Call.SYNC), UnavailableError)
+            if feared and not isinstance(failure, UnavailableError):
+                del pending.untold[Call.SYNC]
+
     def forget(self, pending: Pending) -> None:
         """A file is closed, and nobody will sync it any more."""
         with self.lock:

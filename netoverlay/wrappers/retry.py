@@ -60,12 +60,14 @@ SAFE_TO_REPEAT = {
     Operation.FILE_LIST_XATTRS: Safe.READS,
     Operation.SET_ATTRIBUTES: Safe.SETS,
     Operation.FILE_SET_ATTRIBUTES: Safe.SETS,
+    Operation.FILE_LOCK: Safe.SETS,
 }
 """What is not here, and has no method of its own in RetryingBackend, is tried once.
 
-Writes, truncate() and allocate(): a first try that arrives late would undo what was written after the second. sync():
-a server tells a failed write-back once, so a second sync() would call lost data safe. lock() and close(): what they
-are about went with the connection. connect(): whoever mounts decides how long to try.
+Writes, copy_range(), truncate() and allocate(): a first try that arrives late would undo what was written after the
+second; copy-up begins anew, with another file. sync(): a server tells a failed write-back once, so a second sync()
+would call lost data safe. close(): what it is about went with the connection. connect(): whoever mounts decides how
+long to try.
 """
 
 

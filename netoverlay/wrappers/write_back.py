@@ -255,7 +255,11 @@ class WriteBackFile(DelegatingFile):
     def sync(self, *, data_only: bool = False) -> None:
         pending = self._pending
         with self._outbox.settled(pending):
-            self.inner.sync(data_only=data_only)
+            try:
+                self.inner.sync(data_only=data_only)
+            except OSError as error:
+                self._outbox.sync_failed(pending, error)
+                raise
             self._outbox.synced(pending)
 
     def close(self) -> None:
@@ -330,6 +334,14 @@ class WriteBackFile(DelegatingFile):
         """What was written before a lock is given up is there for the next who takes it."""
         with self._outbox.settled(self._pending):
             self.inner.lock(kind, start, length)
+
+    def lock_whole(self, kind: LockKind) -> None:
+        with self._outbox.settled(self._pending):
+            self.inner.lock_whole(kind)
+
+    def revalidate(self) -> FileStat:
+        with self._outbox.settled(self._pending):
+            return self.inner.revalidate()
 
     def fileno(self) -> int | None:
         return None

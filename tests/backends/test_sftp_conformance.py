@@ -35,6 +35,7 @@ def empty_root(factory: pytest.TempPathFactory) -> Path:
 class SftpSuite(BackendSuite):
     transport: ClassVar[str]
     open_files = 3 * SERVER_DESCRIPTORS
+    big_directory = 2_000
     resolves_beneath = False
 
     @pytest.fixture(scope="class")
@@ -50,7 +51,6 @@ class TestSftpByParamiko(SftpSuite):
 
 class TestSftpBySsh(SftpSuite):
     transport = "ssh"
-    big_directory = 2_000
 
 
 class SftpFailureSuite(BackendFailureSuite):

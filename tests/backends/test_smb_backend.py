@@ -1178,6 +1178,7 @@ def test_a_file_is_found_again(own_smbd, tmp_path):
             own_smbd.end_sessions()
             assert again(lambda: file.read_at(0, 100)) == b"content" + b"!" * number
             file.write_at(7 + number, b"!")
+            file.sync()
             assert (root / "file").read_bytes() == b"content" + b"!" * (number + 1)
         own_smbd.end_sessions()
         again(file.sync)

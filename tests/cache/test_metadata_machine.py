@@ -29,6 +29,7 @@ from netoverlay.backend_api import (
 from netoverlay.cache.metadata import MetadataCache
 from netoverlay.testing.memory_backend import ALL_CAPABILITIES, MemoryBackend
 from tests.cache.calls import WatchedBackend, write_file
+from tests.searching import attempts
 
 PATHS = ["a", "b", "c", "d", "d/x", "d/y", "d/e", "d/e/x", "d/e/y"]
 FLAGS = [RenameFlags.NONE] * 3 + [RenameFlags.NOREPLACE, RenameFlags.EXCHANGE, RenameFlags.WHITEOUT]
@@ -199,6 +200,6 @@ def test_any_sequence_of_calls(machine):
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=attempts(40), stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )

@@ -62,8 +62,19 @@ def test_smallest_profile_has_a_private_upper(write_profile: WriteProfile, home:
     assert profile.upper is not None
     assert str(profile.upper.url) == str(home / ".local/share/netoverlay/dev/upper")
     assert profile.upper.private
+    assert profile.upper.is_default
+    assert profile.locks.mode == "delegate"
     assert profile.upper.work == home / ".local/share/netoverlay/dev/upper.work"
     assert profile.cache.directory == home / ".cache/netoverlay"
+
+
+def test_upper_can_be_declared_private(write_profile: WriteProfile, tmp_path: Path) -> None:
+    upper = f'[upper]\nurl = "{tmp_path}"\nprivate = true\n'
+    write_profile(f'[[lower]]\nurl = "/usr/share"\n{upper}[locks]\nmode = "local"\n')
+    profile = load_profile("dev")
+    assert profile.upper is not None
+    assert (profile.upper.private, profile.upper.is_default) == (True, False)
+    assert profile.locks.mode == "local"
 
 
 def test_upper_without_url_is_private_too(write_profile: WriteProfile) -> None:
@@ -121,7 +132,7 @@ REFUSED = {
     ),
     "lower's key in the upper": (
         LOWER + '[upper]\nurl = "/var/upper"\nttl = 1\n',
-        "upper.ttl: unknown key; the keys here are: deadline, url, work",
+        "upper.ttl: unknown key; the keys here are: deadline, private, url, work",
     ),
     "string for bool": (
         LOWER + 'immutable = "yes"\n',

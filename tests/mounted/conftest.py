@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -29,3 +29,17 @@ def lower(transport: str, sshd: SshServer, smbd: SmbServer):
         return layer_table(sshd.url(base), [*sftp_login(sshd), *keys], immutable=immutable)
 
     return table
+
+
+@pytest.fixture(params=["sftp", "smb"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Of the server that has the upper."""
+    return str(request.param)
+
+
+@pytest.fixture
+def upper_keys(kind: str, sshd: SshServer, smbd: SmbServer) -> Callable[[Path], list[str]]:
+    """The keys of an `[upper]` that is a directory of this machine, reached through a server."""
+    if kind == "sftp":
+        return lambda path: [f'url = "{sshd.url(path)}"', *sftp_login(sshd)]
+    return lambda path: [f'url = "{smbd.url_of(path)}"', *smb_login(smbd)]

@@ -46,10 +46,10 @@ def fingerprint(top: Path) -> dict[str, tuple[object, ...]]:
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A git repository of 2,000 files."""
+    """A git repository of 1,000 files."""
     top = tmp_path_factory.mktemp("git") / "base"
     rng = random.Random(7)
-    for number in range(2000):
+    for number in range(1000):
         path = top / f"package{number % 20}" / f"module{number % 100}" / f"file{number}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(f"line {line} {rng.random()}\n" for line in range(rng.randint(1, 40))))
@@ -86,7 +86,7 @@ def assorted(tmp_path: Path, transport: str) -> Path:
     """A tree of many kinds of names and files; of Samba's, what it shows as it is."""
     top = tmp_path / "base"
     rng = random.Random(11)
-    for number in range(300):
+    for number in range(120):
         path = top / f"d{number % 13}" / f"e{number % 7}" / f"file {number}"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(rng.randbytes(rng.choice([0, 1, 100, 5000, 70_000])))

@@ -14,7 +14,7 @@ from netoverlay.testing.memory_backend import MemoryBackend
 from netoverlay.testing.memory_tree import MemoryTree
 from tests.backends.sftp_layer import sftp_backend
 from tests.backends.smb_layer import smb_backend
-from tests.overlay.owners import FAST, WORK, Server
+from tests.overlay.owners import FAST, WORK, Server, memory_server
 
 COARSE = Timing(beat_seconds=0.4, expires_seconds=3.0, margin_seconds=1.0)
 """For whole seconds."""
@@ -43,8 +43,5 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
 @pytest.fixture
 def memory() -> Iterator[Server]:
     """The same, in memory."""
-    with ExitStack() as cleanup:
-        tree = MemoryTree()
-        place = Server("memory", lambda: MemoryBackend(tree=tree), FAST, cleanup)
-        place.connect().mkdir(WORK, 0o700)
+    with memory_server() as place:
         yield place

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from netoverlay.backend_api import Access, AttributeChange, Backend, BackendFile, Creation, FileStat, LayerPath
 from netoverlay.backend_api.delegate import DelegatingBackend, DelegatingFile
 from netoverlay.overlay.lease import HeldLease, Timing, take_lease
-from netoverlay.overlay.owner import Owner, parse_owner
+from netoverlay.overlay.owner import Owner, UpperHeldError, parse_owner
+from netoverlay.testing.memory_backend import MemoryBackend
+from netoverlay.testing.memory_tree import MemoryTree
 
 WORK = "upper.work"
 LOCK = f"{WORK}/lock"
@@ -43,6 +45,16 @@ class Server:
         held = take_lease(backend or self.connect(), WORK, mountpoint, timing or self.timing)
         self.cleanup.callback(held.release)
         return held
+
+
+@contextmanager
+def memory_server() -> Iterator[Server]:
+    """A place for an upper in memory, with its work directory."""
+    with ExitStack() as cleanup:
+        tree = MemoryTree()
+        place = Server("memory", lambda: MemoryBackend(tree=tree), FAST, cleanup)
+        place.connect().mkdir(WORK, 0o700)
+        yield place
 
 
 _pids = itertools.count(1_000_000)
@@ -87,6 +99,17 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < end, "it never came"
         time.sleep(0.01)
+
+
+def taken_at_last(take: Callable[[], HeldLease], seconds: float = 20.0) -> HeldLease:
+    """What `take` gives once it is not refused any more."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return take()
+        except UpperHeldError:
+            assert time.monotonic() < end, "it never came free"
+            time.sleep(0.05)
 
 
 def lease_of(backend: Backend) -> Owner:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from netoverlay.backend_api import Access, AttributeChange, RenameFlags
+from netoverlay.backend_api import Access, AttributeChange, RenameFlags, UnavailableError
+from netoverlay.overlay.copy_up import COPY_ATTEMPTS
 from netoverlay.overlay.creation import Caller
 from netoverlay.testing.faults import Faults
 from netoverlay.testing.faulty_backend import FaultyBackend
@@ -128,4 +129,50 @@ def test_links_that_come_and_go_leave_no_keys_behind(tmp_path: Path) -> None:
         overlay.overlay.changes().creator.link(inode, *overlay.name("hard"))
         overlay.unlink("hard")
     assert len(inode.keys) <= 2
+    overlay.close()
+
+
+def lost() -> UnavailableError:
+    return UnavailableError("cut")
+
+
+def temporaries(directory: Path) -> list[str]:
+    return [name for name in os.listdir(directory / "upper.work") if name.startswith("#")]
+
+
+@pytest.mark.parametrize("operation", ["file.copy_range", "file.truncate", "file.sync"])
+def test_a_copy_up_is_begun_anew_if_the_upper_is_lost_in_the_middle(tmp_path: Path, operation: str) -> None:
+    write_tree(tmp_path / "lower0", {"file": b"0123456789"})
+    faults = Faults()
+    overlay = Mounted(tmp_path, wrap_upper=lambda backend: FaultyBackend(backend, faults))
+    faults.fail(operation, error=lost, path="upper.work/#*", times=COPY_ATTEMPTS - 1)
+    overlay.write("file", b"ABC", 4)
+    assert overlay.tree() == {"file": b"0123ABC789"}
+    assert faults.calls["create"] >= COPY_ATTEMPTS, "what is on its way to the first must not arrive in the last"
+    assert temporaries(tmp_path) == []
+    overlay.close()
+
+
+def test_a_copy_up_whose_sync_tells_of_lost_data_is_begun_anew(tmp_path: Path) -> None:
+    write_tree(tmp_path / "lower0", {"file": b"0123456789"})
+    faults = Faults()
+    overlay = Mounted(tmp_path, wrap_upper=lambda backend: FaultyBackend(backend, faults))
+    faults.fail("file.sync", error=errno.EIO, path="upper.work/#*")
+    overlay.write("file", b"ABC", 4)
+    assert overlay.tree() == {"file": b"0123ABC789"}
+    overlay.close()
+
+
+def test_what_a_copy_up_leaves_without_the_upper_goes_later(tmp_path: Path) -> None:
+    write_tree(tmp_path / "lower0", {"file": b"0123456789", "other": b""})
+    faults = Faults()
+    overlay = Mounted(tmp_path, wrap_upper=lambda backend: FaultyBackend(backend, faults))
+    faults.fail("file.copy_range", "stat", "unlink", error=lost, path="upper.work/#*", times=None)
+    with pytest.raises(UnavailableError, match="cut"):
+        overlay.write("file", b"ABC", 4)
+    assert overlay.tree() == {"file": b"0123456789", "other": b""}
+    assert len(temporaries(tmp_path)) == 1
+    faults.clear()
+    overlay.write("other", b"x")
+    assert temporaries(tmp_path) == []
     overlay.close()

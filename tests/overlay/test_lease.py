@@ -11,6 +11,7 @@ import re
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -33,6 +34,8 @@ from tests.overlay.owners import (
     elsewhere,
     lease_of,
     make_old,
+    memory_server,
+    taken_at_last,
     wait_until,
     work_names,
     write_lease,
@@ -69,7 +72,8 @@ def test_the_second_is_told_who_owns_it_and_has_it_afterwards(server: Server) ->
 def test_an_owner_that_lives_is_never_replaced(server: Server) -> None:
     held = server.take()
     beats = lease_of(server.connect()).beat
-    end = time.monotonic() + 2 * server.timing.expires_seconds
+    # Over SFTP, which cuts off what is less than a second, an owner counts as dead a second later.
+    end = time.monotonic() + server.timing.expires_seconds + 1.5
     backend = server.connect()
     while time.monotonic() < end:
         with pytest.raises(UpperHeldError, match="unmount that first"):
@@ -81,11 +85,12 @@ def test_an_owner_that_lives_is_never_replaced(server: Server) -> None:
 
 def test_an_owner_elsewhere_is_replaced_once_it_has_expired(server: Server) -> None:
     backend = server.connect()
+    began = time.monotonic()
     write_lease(backend, elsewhere(server.timing).pack())
     with pytest.raises(UpperHeldError, match=r"another mount owns it: /far, process 1[0-9]+ on far since 2026-01-02"):
         server.take(backend)
-    time.sleep(server.timing.expires_seconds + 1.1)
-    held = server.take(backend)
+    held = taken_at_last(lambda: server.take(backend))
+    assert time.monotonic() - began > server.timing.expires_seconds
     assert lease_of(backend).pid == os.getpid()
     assert not held.lost()
     assert work_names(backend) == ["lock"]
@@ -116,16 +121,21 @@ def test_a_process_of_this_machine_that_is_gone_is_replaced_at_once(server: Serv
     assert lease_of(backend).pid == os.getpid()
 
 
-@pytest.mark.parametrize("content", [b"", b'{"version": 1, "host": "fa', b"\0" * 300, b"[1]", b'"x"', b"{}", b"\xff{"])
+@pytest.mark.parametrize("content", [b"", b'{"version": 1, "host": "fa'], ids=["empty", "torn"])
 def test_half_a_lease_is_kept_until_it_has_expired(server: Server, content: bytes) -> None:
+    half_a_lease(server, content)
+
+
+def half_a_lease(server: Server, content: bytes) -> None:
+    timing = dataclasses.replace(server.timing, expires_seconds=60.0)  # not over before it is looked at
     backend = server.connect()
     write_lease(backend, content)
     with pytest.raises(
         UpperHeldError, match=rf"just taking it, or died over that; try again in \d+ s.*remove .*{LOCK}"
     ):
-        server.take(backend)
-    make_old(backend, server.timing.expires_seconds + 2)
-    assert not server.take(backend).lost()
+        server.take(backend, timing)
+    make_old(backend, timing.expires_seconds + 2)
+    assert not server.take(backend, timing).lost()
 
 
 @pytest.mark.parametrize("left", ["nothing", "dead", "expired"])
@@ -193,6 +203,11 @@ def test_it_is_lost_when_another_has_it(server: Server, caplog: pytest.LogCaptur
 
 
 # The rest needs one transport only.
+
+
+@pytest.mark.parametrize("content", [b"\0" * 300, b"[1]", b'"x"', b"{}", b"\xff{"])
+def test_what_is_no_lease_is_taken_for_half_of_one(memory: Server, content: bytes) -> None:
+    half_a_lease(memory, content)
 
 
 def test_the_clock_of_the_server_alone_counts(memory: Server) -> None:
@@ -392,31 +407,27 @@ def test_a_full_server_leaves_no_lease(memory: Server) -> None:
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_a_death_at_any_step_bars_nobody_for_ever(memory: Server, after: bool) -> None:
+def test_a_death_at_any_step_bars_nobody_for_ever(after: bool) -> None:
     """Whoever takes over dies at his nth call; the next owner comes in, at the latest when that has expired."""
+    # Most of it is waiting, each for an upper of its own.
+    with ThreadPoolExecutor(8) as pool:
+        reached = list(pool.map(lambda nth: dies_at(nth, after=after), range(1, 100)))
+    assert reached.count(True) >= 20
+    assert not reached[-1]
+
+
+def dies_at(nth: int, *, after: bool) -> bool:
+    """Whether there was an nth call."""
     quick = Timing(beat_seconds=0.05, expires_seconds=0.3, margin_seconds=0.1)
-    for nth in range(1, 100):
+    with memory_server() as memory:
         left = FaultyBackend(memory.connect())
         write_lease(left, dead_here())
         rule = left.faults.crash(nth=nth, after=after)
         with contextlib.suppress(CrashedError):
             memory.take(left, quick).release()
-        assert owned_at_last(memory, quick) < 10.0
+        taken_at_last(lambda: memory.take(timing=quick), 10.0).release()
         assert [name for name in work_names(left.inner) if not name.startswith("#")] == []
-        if rule.seen < nth:
-            break
-    assert nth > 20
-
-
-def owned_at_last(server: Server, timing: Timing) -> float:
-    """Seconds until the upper could be had."""
-    began = time.monotonic()
-    while time.monotonic() < began + 10.0:
-        with contextlib.suppress(UpperHeldError):
-            server.take(timing=timing).release()
-            break
-        time.sleep(0.05)
-    return time.monotonic() - began
+        return rule.seen >= nth
 
 
 def test_a_retrying_backend_may_be_between(memory: Server) -> None:

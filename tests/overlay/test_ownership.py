@@ -24,7 +24,17 @@ from netoverlay.wrappers.guard import GuardedBackend
 from netoverlay_local import PLUGIN
 from tests.backends.sftp_layer import sftp_backend
 from tests.backends.smb_layer import smb_backend
-from tests.overlay.owners import FAST, LOCK, WORK, elsewhere, lease_of, wait_until, work_names, write_lease
+from tests.overlay.owners import (
+    FAST,
+    LOCK,
+    WORK,
+    elsewhere,
+    lease_of,
+    taken_at_last,
+    wait_until,
+    work_names,
+    write_lease,
+)
 from tests.servers.proxy import Proxy
 
 OTHER_PROCESS = """
@@ -163,13 +173,13 @@ def line(request: pytest.FixtureRequest, tmp_path: Path):
 
 
 @pytest.mark.parametrize("how", ["silence", "refuse"])
-def test_a_line_that_is_cut_for_a_short_time(line, how: str) -> None:
+def test_a_line_that_is_cut_for_a_short_time(line, how: str, caplog: pytest.LogCaptureFixture) -> None:
     proxy, backend, direct = line
     timing = Timing(beat_seconds=0.3, expires_seconds=8.0, margin_seconds=2.0)
     held = take_lease(backend, WORK, "/mnt", timing)
     guarded = GuardedBackend(backend, held.lost)
     getattr(proxy, how)()
-    time.sleep(2.0)
+    wait_until(lambda: "cannot be renewed" in caplog.text)
     beat = lease_of(direct).beat
     proxy.restore()
     wait_until(lambda: lease_of(direct).beat > beat + 1)
@@ -183,14 +193,13 @@ def test_a_line_that_is_cut_for_a_short_time(line, how: str) -> None:
 @pytest.mark.parametrize("how", ["silence", "refuse"])
 def test_a_line_that_is_cut_for_too_long(line, how: str, caplog: pytest.LogCaptureFixture) -> None:
     proxy, backend, direct = line
-    timing = Timing(beat_seconds=0.3, expires_seconds=3.5, margin_seconds=2.0)
+    timing = Timing(beat_seconds=0.3, expires_seconds=2.5, margin_seconds=1.0)
     held = take_lease(backend, WORK, "/mnt", timing)
     guarded = GuardedBackend(backend, held.lost)
     file = guarded.open("file", Access.READ_WRITE, create=Creation.EXCLUSIVE)
     getattr(proxy, how)()
     wait_until(held.lost, 10.0)
-    time.sleep(timing.expires_seconds)
-    other = take_lease(direct, WORK, "/other", timing)
+    other = taken_at_last(lambda: take_lease(direct, WORK, "/other", timing))
     proxy.restore()
     time.sleep(1.0)
     with pytest.raises(OSError, match="another mount's now"):

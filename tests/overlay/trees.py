@@ -15,6 +15,7 @@ from netoverlay.overlay import locks
 from netoverlay.overlay.creation import Caller
 from netoverlay.overlay.inodes import DirectoryInode, FileInode, Inode, Name
 from netoverlay.overlay.layers import FOR_EVER_NS, UPPER_NUMBER, Layer, LayerStack, UpperLayer
+from netoverlay.overlay.lock_rules import LockMode
 from netoverlay.overlay.metacopy import with_data_below
 from netoverlay.overlay.overlay import Overlay
 from netoverlay.overlay.whiteouts import lower_format, upper_format
@@ -60,8 +61,10 @@ class Mounted:
         wrap_upper: Callable[[Backend], Backend] = lambda backend: backend,
         wrap_lower: Callable[[Backend], Backend] = lambda backend: backend,
         ttl_ns: int = FOR_EVER_NS,
+        shared_upper: bool = False,
+        lock_mode: LockMode = LockMode.DELEGATE,
     ) -> None:
-        """`ttl_ns`: of the lowers."""
+        """`ttl_ns`: of the lowers. `shared_upper`: others may lock what is in the upper."""
         self.directory = directory
         self.backends: list[Backend] = []
         lowers: tuple[Layer, ...] = ()
@@ -70,7 +73,8 @@ class Mounted:
             capabilities = backend.connect()
             form = lower_format(backend, capabilities)
             whole = with_data_below(backend, form, "", lowers)
-            lowers = (Layer(number, whole, capabilities, form, path.name, "", ttl_ns), *lowers)
+            changes = ttl_ns != FOR_EVER_NS
+            lowers = (Layer(number, whole, capabilities, form, path.name, "", ttl_ns, changes), *lowers)
         stacked = None
         if upper:
             (directory / "upper").mkdir(exist_ok=True)
@@ -79,9 +83,18 @@ class Mounted:
             marks = upper_format(backend, capabilities)
             whole = with_data_below(backend, marks, "upper", lowers)
             stacked = UpperLayer(
-                UPPER_NUMBER, whole, capabilities, marks, "upper", "upper", FOR_EVER_NS, "upper.work", marks
+                UPPER_NUMBER,
+                whole,
+                capabilities,
+                marks,
+                "upper",
+                "upper",
+                FOR_EVER_NS,
+                shared_upper,
+                "upper.work",
+                marks,
             )
-        self.overlay = Overlay(LayerStack(stacked, lowers), str(directory / "mnt"))
+        self.overlay = Overlay(LayerStack(stacked, lowers), str(directory / "mnt"), lock_mode=lock_mode)
 
     def _local(self, path: Path) -> Backend:
         backend: Backend = PLUGIN.create(LayerUrl("file", str(path)), PLUGIN.options(), 30.0)

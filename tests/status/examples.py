@@ -16,6 +16,7 @@ def make_snapshot(mountpoint: str = "/mnt/dev", *, url: str = "/srv/base") -> St
             url=layer_url,
             state="connected",
             capabilities=capability_table(Capabilities(local=True, writable=role == "upper")),
+            locks="kept by this mount (private: nobody else uses it)",
             counters={"calls": 7, "errors": 1, "bytes_read": 1536, "bytes_written": 0, "stat.seconds": 0.25},
         )
         for role, layer_url in (("upper", "/var/upper"), ("lower", url))

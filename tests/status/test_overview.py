@@ -7,13 +7,14 @@ import json
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from netoverlay import mount_table
 from netoverlay.status.control_server import ControlServer
 from netoverlay.status.overview import MountReport, overview_json, report_all, report_one
-from netoverlay.status.rendering import in_units, print_layer_reports, print_mounts
-from netoverlay.status.snapshot import LayerReport
+from netoverlay.status.rendering import in_units, print_layer_reports, print_locks, print_mounts
+from netoverlay.status.snapshot import LayerReport, LeaseStatus, LockStatus
 from tests.status.examples import make_snapshot
 
 MINE, OTHERS = os.geteuid(), os.geteuid() + 1
@@ -84,9 +85,9 @@ PLAIN = """\
 /mnt/dead: unserved: /mnt/dead: its daemon is gone; unmount it with `netoverlay umount --lazy /mnt/dead`
 
 /mnt/dev: mounted, read-write, profile dev, process {pid}, since 2026-01-02 03:04:05
-layer  url                     state      calls  errors  read     written
-upper  /var/upper              connected  7      1       1.5 KiB  0 B
-lower  sftp://host/srv/[base]  connected  7      1       1.5 KiB  0 B
+layer  url                     state      calls  errors  read     written  copied
+upper  /var/upper              connected  7      1       1.5 KiB  0 B      0 B
+lower  sftp://host/srv/[base]  connected  7      1       1.5 KiB  0 B      0 B
 requests: getattr 12, lookup 5
 """
 
@@ -125,6 +126,48 @@ def test_no_mounts() -> None:
     assert output.getvalue() == "no mounts\n"
 
 
+LOCKS = """\
+/mnt/dev: mounted, read-write, profile dev, process {pid}, since 2026-01-02 03:04:05
+upper /var/upper: locks are kept by this mount (private: nobody else uses it)
+lower /srv/base: locks are kept by this mount (private: nobody else uses it)
+file       process  lock             bytes  state    held in
+a/b        812      fcntl exclusive  0-511  held     /var/upper
+(removed)  ?        flock shared     all    waiting  this mount
+"""
+
+
+def test_locks() -> None:
+    locks = (
+        LockStatus(
+            path="a/b", pid=812, call="fcntl", kind="exclusive", start=0, end=511, state="held", layer="/var/upper"
+        ),
+        LockStatus(path="", pid=0, call="flock", kind="shared", start=0, end=None, state="waiting", layer=None),
+    )
+    status = msgspec.structs.replace(make_snapshot(), locks=locks)
+    output = io.StringIO()
+    print_locks([MountReport(mountpoint="/mnt/dev", state="mounted", status=status)], output)
+    assert output.getvalue() == LOCKS.format(pid=os.getpid())
+
+
+def test_a_lease_that_is_lost() -> None:
+    told = make_snapshot()
+    lease = LeaseStatus(state="lost", since=0.0, problem="the upper is lost: unmount")
+    upper = msgspec.structs.replace(told.layers[0], lease=lease)
+    report = MountReport(
+        mountpoint="/mnt/dev", state="mounted", status=msgspec.structs.replace(told, layers=(upper, *told.layers[1:]))
+    )
+    output = io.StringIO()
+    print_mounts([report], output)
+    lines = output.getvalue().splitlines()
+    assert lines[2].split("  ")[2] == "connected, lease lost"
+    assert "upper: the upper is lost: unmount" in lines
+    assert json.loads(overview_json([report]))["mounts"][0]["status"]["layers"][0]["lease"] == {
+        "state": "lost",
+        "since": 0.0,
+        "problem": "the upper is lost: unmount",
+    }
+
+
 def test_json_document() -> None:
     document = json.loads(overview_json(reports()))
     assert document["version"] == 1
@@ -135,10 +178,10 @@ def test_json_document() -> None:
         "problem": "/mnt/dead: its daemon is gone",
         "status": None,
     }
-    assert set(live["status"]) == {"mount", "layers", "requests"}
+    assert set(live["status"]) == {"mount", "layers", "requests", "locks"}
     assert set(live["status"]["mount"]) == {"mountpoint", "profile", "pid", "since", "read_only"}
     upper = live["status"]["layers"][0]
-    assert set(upper) == {"role", "url", "state", "capabilities", "counters"}
+    assert set(upper) == {"role", "url", "state", "capabilities", "locks", "counters", "lease"}
     assert upper["capabilities"]["writable"] is True
     assert upper["counters"]["bytes_read"] == 1536
 
@@ -147,14 +190,14 @@ def test_layer_reports() -> None:
     table = {"local": True, "writable": False, "modes": True, "max_name_bytes": 255, "time_granularity_ns": 1}
     rows = [
         LayerReport(key="lower[0]", url="sftp://host/srv", capabilities=None, problem="connection refused"),
-        LayerReport(key="upper", url="/var/upper", capabilities=table),
+        LayerReport(key="upper", url="/var/upper", capabilities=table, locks="refused"),
     ]
     output = io.StringIO()
     print_layer_reports(rows, output)
     assert output.getvalue().splitlines() == [
-        "layer     url              capabilities",
-        "lower[0]  sftp://host/srv  unreachable",
-        "upper     /var/upper       local modes",
+        "layer     url              locks    capabilities",
+        "lower[0]  sftp://host/srv           unreachable",
+        "upper     /var/upper       refused  local modes",
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from netoverlay.backend_api import waiting
 from netoverlay.fuse import replies, requests
 from netoverlay.fuse.abi import Opcode
 from netoverlay.fuse.channel import Channel
+from netoverlay.fuse.deferred import Deferred
 from netoverlay.fuse.negotiation import SessionSettings
 from netoverlay.fuse.replies import Payload, Reply
 from netoverlay.fuse.requests import RequestHeader
@@ -35,6 +37,7 @@ class Gated(RefusingOperations):
 
     def __init__(self) -> None:
         self.gates: dict[str, Gate] = {}
+        self.deferred: dict[int, Deferred] = {}
         self.forgotten: list[tuple[int, int]] = []
         self.events: list[object] = []
         self.threads: set[str] = set()
@@ -83,6 +86,14 @@ class Gated(RefusingOperations):
 
     def flush(self, request: RequestHeader, body: requests.FlushRequest) -> Reply:
         return None
+
+    def setlkw(self, request: RequestHeader, body: requests.LockRequest) -> Deferred:
+        """Owner 1 has its answer before this returns; who is interrupted, as well."""
+        deferred = self.deferred[body.owner] = Deferred()
+        deferred.on_interrupt(lambda: deferred.answer(InterruptedError(errno.EINTR, "interrupted")))
+        if body.owner == 1:
+            deferred.answer()
+        return deferred
 
     def add_gate(self, name: str) -> Gate:
         return self.gates.setdefault(name, Gate())

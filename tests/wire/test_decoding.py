@@ -34,6 +34,18 @@ _FSYNC = unhex("""
     01000000          # fsync_flags FDATASYNC
     00000000          # padding
 """)
+_LOCK = unhex("""
+    0700000000000000  # fh
+    0900000000000000  # owner
+    0010000000000000  # start
+    ffffffffffffff7f  # end: of the file
+    01000000          # type F_WRLCK
+    67120000          # pid
+    01000000          # lk_flags FLOCK
+    00000000          # padding
+""")
+_LOCK_FIELDS = (7, 9, 4096, (1 << 63) - 1, 1, 4711, 1)
+
 _CREATE = unhex("""
     c2800000          # flags O_RDWR | O_CREAT | O_EXCL | O_LARGEFILE
     a4810000          # mode 0100644
@@ -192,6 +204,9 @@ GOLDEN: dict[Opcode, tuple[bytes, object]] = {
         """),
         requests.FlushRequest(7, 9),
     ),
+    Opcode.GETLK: (_LOCK, requests.LockRequest(*_LOCK_FIELDS)),
+    Opcode.SETLK: (_LOCK, requests.LockRequest(*_LOCK_FIELDS)),
+    Opcode.SETLKW: (_LOCK, requests.LockRequest(*_LOCK_FIELDS)),
     Opcode.CREATE: (_CREATE, requests.CreateRequest(*_CREATE_FIELDS)),
     Opcode.TMPFILE: (_CREATE, requests.CreateRequest(*_CREATE_FIELDS)),
     Opcode.INTERRUPT: (unhex("2a00000000000000  # unique"), requests.InterruptRequest(42)),

@@ -126,6 +126,15 @@ def test_counts() -> None:
     assert replies.copied(_header(Opcode.COPY_FILE_RANGE_64), 1 << 33) == unhex("0000000002000000  # bytes_copied")
 
 
+def test_a_lock_that_is_in_the_way() -> None:
+    assert replies.lock(4096, (1 << 63) - 1, 1, 4711) == unhex("""
+        0010000000000000  # start
+        ffffffffffffff7f  # end
+        01000000          # type F_WRLCK
+        67120000          # pid
+    """)
+
+
 def test_target_of_a_link() -> None:
     assert replies.target("../a\udcff") == b"../a\xff"
 

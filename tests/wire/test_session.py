@@ -84,7 +84,6 @@ def test_largest_write() -> None:
         (Opcode.RMDIR, b"d\0", errno.EIO),
         (Opcode.LOOKUP, b"no end", errno.EINVAL),
         (Opcode.LINK, b"", errno.EINVAL),
-        (Opcode.SETLKW, bytes(48), errno.ENOLCK),
         (Opcode.ACCESS, bytes(8), errno.ENOSYS),
         (Opcode.INIT, INIT, errno.EPROTO),
         (Opcode.DESTROY, b"", 0),

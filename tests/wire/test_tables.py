@@ -10,7 +10,7 @@ import pytest
 
 from netoverlay.fuse import abi, negotiation
 from netoverlay.fuse.abi import InitFlag, Opcode
-from netoverlay.fuse.messages import MESSAGES, Answered, Served
+from netoverlay.fuse.messages import MESSAGES, Served
 from netoverlay.fuse.negotiation import DECISIONS, Ask, AskIf, SessionSettings
 from netoverlay.fuse.operations import Operations
 from netoverlay.fuse.requests import InitRequest
@@ -38,13 +38,6 @@ def test_operations_are_given_what_they_declare(opcode: Opcode) -> None:
     assert isinstance(row, Served)
     body = row.decode(memoryview(message(opcode, GOLDEN[opcode][0])))
     assert typing.get_type_hints(getattr(Operations, row.method))["body"] is type(body)
-
-
-@pytest.mark.parametrize("opcode", [Opcode.GETLK, Opcode.SETLK, Opcode.SETLKW])
-def test_locks_are_never_switched_off(opcode: Opcode) -> None:
-    row = MESSAGES[opcode]
-    assert isinstance(row, Answered)
-    assert row.errno == errno.ENOLCK
 
 
 def test_every_flag_is_decided() -> None:

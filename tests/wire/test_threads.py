@@ -91,3 +91,43 @@ def test_forget_while_everything_waits() -> None:
         assert served.operations.forgotten == [(7, 3), (8, 1), (9, 2)]
         gate.opened.set()
         assert served.kernel.receive() == (2, 0, ENTRY_RAW)
+
+
+def lock(owner: int) -> bytes:
+    """The body of a SETLKW."""
+    return bytes(8) + little(owner, 8) + bytes(32)
+
+
+def test_an_answer_that_comes_later_holds_no_thread() -> None:
+    with serve(SessionSettings(max_write=16384, max_threads=1, idle_threads=1)) as served:
+        for owner in range(2, 12):
+            served.kernel.send(Opcode.SETLKW, lock(owner), unique=2 * owner)
+        statfs(served.kernel)
+        for owner in reversed(range(2, 12)):
+            served.operations.deferred[owner].answer()
+            assert served.kernel.receive() == (2 * owner, 0, b"")
+
+
+def test_an_answer_that_is_there_at_once() -> None:
+    with serve() as served:
+        assert served.kernel.ask(Opcode.SETLKW, lock(1)) == (0, b"")
+
+
+def test_an_error_that_comes_later() -> None:
+    with serve() as served:
+        served.kernel.send(Opcode.SETLKW, lock(2), unique=4)
+        statfs(served.kernel)
+        served.operations.deferred[2].answer(OSError(errno.EDEADLK, "each waits for the other"))
+        assert served.kernel.receive() == (4, errno.EDEADLK, b"")
+
+
+def test_interrupt_of_what_is_answered_later() -> None:
+    with serve() as served:
+        for owner in (2, 3):
+            served.kernel.send(Opcode.SETLKW, lock(owner), unique=2 * owner)
+        served.kernel.send(Opcode.INTERRUPT, little(6, 8), unique=7)
+        assert served.kernel.receive() == (6, errno.EINTR, b"")
+        served.kernel.send(Opcode.INTERRUPT, little(6, 8), unique=7)
+        statfs(served.kernel)
+        served.operations.deferred[2].answer()
+        assert served.kernel.receive() == (4, 0, b"")

@@ -104,7 +104,7 @@ def test_a_failed_call_gives_its_turn_back():
 
 def test_counts():
     backend = MeteredBackend(MemoryBackend())
-    assert backend.snapshot() == {"calls": 0, "errors": 0, "bytes_read": 0, "bytes_written": 0}
+    assert backend.snapshot() == {"calls": 0, "errors": 0, "bytes_read": 0, "bytes_written": 0, "bytes_copied": 0}
     backend.connect()
     with backend.open("f", Access.READ_WRITE, create=Creation.EXCLUSIVE) as file:
         file.write_at(0, b"12345")

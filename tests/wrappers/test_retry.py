@@ -13,6 +13,7 @@ from netoverlay.backend_api import (
     AttributeChange,
     Creation,
     FileType,
+    LockKind,
     RenameFlags,
     UnavailableError,
     XattrMode,
@@ -94,6 +95,7 @@ FILE_READS = {
     Operation.FILE_GET_XATTR: lambda f: f.get_xattr("user.a"),
     Operation.FILE_LIST_XATTRS: lambda f: f.list_xattrs(),
     Operation.FILE_SET_ATTRIBUTES: lambda f: f.set_attributes(AttributeChange(mode=0o600)),
+    Operation.FILE_LOCK: lambda f: f.lock(LockKind.SHARED, 0, 1),
 }
 
 

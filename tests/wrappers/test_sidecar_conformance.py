@@ -5,7 +5,6 @@ The suite connects several times at once to one root, so each of them has a jour
 
 from __future__ import annotations
 
-import errno
 import itertools
 
 import pytest
@@ -15,7 +14,7 @@ from netoverlay.cache.metadata import MetadataCache
 from netoverlay.testing.backend_suite import BackendFailureSuite, BackendSuite
 from netoverlay.testing.memory_backend import ALL_CAPABILITIES, MemoryBackend
 from netoverlay.testing.memory_tree import MemoryTree
-from netoverlay.testing.suite.layer import refused
+from netoverlay.wrappers.letter_case import LetterCaseBackend
 from netoverlay.wrappers.limits import LimitedBackend
 from netoverlay.wrappers.metrics import MeteredBackend
 from netoverlay.wrappers.retry import RetryingBackend
@@ -71,8 +70,8 @@ class TestSidecarOfACache(MemorySuite):
 def stacked(backend):
     """As an upper on a server is to be made."""
     meter = MeteredBackend(RetryingBackend(LimitedBackend(backend, 30.0), 30.0))
-    cache = MetadataCache(meter, ttl=None)
-    return SidecarBackend(cache, f"journal-{next(_numbers)}", journal_through=meter)
+    cache = MetadataCache(meter, ttl=None, one_spelling=True)
+    return SidecarBackend(LetterCaseBackend(cache), f"journal-{next(_numbers)}", journal_through=meter)
 
 
 class TestSidecarOverSftp(BackendSuite):
@@ -115,26 +114,15 @@ class SmbSuite(BackendSuite):
             yield lambda: stacked(smb_backend(server, root))
 
 
-class CaselessSmbSuite(SmbSuite):
-    """As everything is by default: case does not count."""
-
-    def test_case(self, layer):
-        layer.file("Name", data=b"upper")
-        with refused(errno.EEXIST, advice="creating a name in another case"):
-            layer.create(layer.path("name"))
-        assert not layer.exists(layer.path("NAME")), "a name is what a listing shows, as below the metadata cache"
-        assert layer.names(layer.home) == ["Name"]
-
-
-class TestSidecarOverSmb(CaselessSmbSuite):
-    pass
+class TestSidecarOverSmb(SmbSuite):
+    """As everything is by default: to the server case does not count."""
 
 
 class TestSidecarOverSmbWithExactNames(SmbSuite):
     share_settings = ("case sensitive = yes", "mangled names = no")
 
 
-class TestSidecarOverSmbForMacs(CaselessSmbSuite):
+class TestSidecarOverSmbForMacs(SmbSuite):
     """No hard links, no file ids."""
 
     share_settings = (*FRUIT_SETTINGS, "fruit:metadata = stream", "fruit:resource = stream")

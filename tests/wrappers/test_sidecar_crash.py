@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 
 import pytest
 
-from netoverlay.backend_api import Access, AttributeChange, Creation, FileType, RenameFlags
+from netoverlay.backend_api import Access, AttributeChange, Creation, FileType, RenameFlags, os_error
+from netoverlay.backend_api.delegate import DelegatingBackend
 from netoverlay.testing.faults import Faults
 from netoverlay.testing.faulty_backend import FaultyBackend
 from tests.wrappers.sidecars import LIKE_SFTP, NULL_DEVICE, WORK, Server, die, make, shown
 
 OPAQUE = "trusted.overlay.opaque"
+LONG, HIDDEN = "up/" + "l" * 255, "up/" + "h" * 252
+"""Whose whiteouts the server cannot have under the usual name."""
 
 
 def whiteout(backend, path):
@@ -31,6 +35,8 @@ def prepare(backend):
     make(backend, "up/first", b"linked", 0o600)
     backend.link("up/first", "up/second")
     whiteout(backend, "up/whiteout")
+    make(backend, LONG, b"long", 0o604)
+    whiteout(backend, HIDDEN)
     for name in ("directory", "empty", "opaque", "full"):
         backend.mkdir(f"up/{name}", 0o750)
         backend.set_xattr(f"up/{name}", "user.of", name.encode())
@@ -59,6 +65,7 @@ CHANGES = {
     "rmdir opaque": lambda backend: backend.rmdir("up/opaque"),
     "mknod": lambda backend: backend.mknod("up/new", FileType.SOCKET, 0o611),
     "mknod whiteout": lambda backend: whiteout(backend, "up/new"),
+    "symlink that the server cannot hold": lambda backend: backend.symlink("up/new", "x" * 4000),
     "link": lambda backend: backend.link("up/file", "up/new"),
     "link fifo": lambda backend: backend.link("up/fifo", "up/full/new"),
     "set opaque": lambda backend: backend.set_xattr("up/full", OPAQUE, b"y"),
@@ -80,6 +87,12 @@ CHANGES = {
     "whiteout over file": rename(f"{WORK}/#2", "up/file"),
     "whiteout over fifo": rename(f"{WORK}/#2", "up/fifo"),
     "whiteout moves": rename("up/whiteout", "up/new"),
+    "long file leaving whiteout": rename(LONG, "up/new", WHITEOUT),
+    "whiteout over long file": rename("up/whiteout", LONG),
+    "long whiteout moves": rename(HIDDEN, "up/new"),
+    "long whiteout moves away": rename(HIDDEN, f"up/directory/{'n' * 254}"),
+    "unlink long whiteout": lambda backend: backend.unlink(HIDDEN),
+    "rename over long whiteout": rename("up/file", HIDDEN),
     "exchange files": rename("up/file", "up/other", EXCHANGE),
     "exchange file and fifo": rename("up/file", "up/fifo", EXCHANGE),
     "exchange file and directory": rename("up/file", "up/full", EXCHANGE),
@@ -91,9 +104,18 @@ CHANGES = {
 """Each is one call."""
 
 
+class ShortLinks(DelegatingBackend):
+    """As SMB has them."""
+
+    def symlink(self, path, target):
+        if len(target) > 1024:
+            raise os_error(errno.ENAMETOOLONG, path)
+        super().symlink(path, target)
+
+
 def faulty(server):
     faults = Faults()
-    return server.backend(lambda inner: FaultyBackend(inner, faults)), faults
+    return server.backend(lambda inner: FaultyBackend(ShortLinks(inner), faults)), faults
 
 
 def attempt(change, arm, *, dies):

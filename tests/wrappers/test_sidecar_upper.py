@@ -9,7 +9,17 @@ import threading
 
 import pytest
 
-from netoverlay.backend_api import Access, AttributeChange, Creation, FileType, LayerSetupError, RenameFlags
+from netoverlay.backend_api import (
+    Access,
+    AttributeChange,
+    Creation,
+    FileType,
+    LayerSetupError,
+    RenameFlags,
+    os_error,
+    split_path,
+)
+from netoverlay.backend_api.delegate import DelegatingBackend
 from netoverlay.testing.suite.layer import refused, run_threads
 from netoverlay.wrappers.metrics import MeteredBackend
 from netoverlay.wrappers.sidecar import SidecarBackend, journal
@@ -48,6 +58,7 @@ def fill(backend):
     backend.mknod("up/socket", FileType.SOCKET, 0o755)
     backend.symlink("up/symlink", "caf\udce9")
     backend.set_attributes("up/symlink", AttributeChange(uid=7, gid=8))
+    backend.symlink("up/long symlink", "\udce9" * 4095)
     backend.link("up/file", "up/directory/linked")
     whiteout(backend, "up/gone \udcff")
     backend.set_xattr("up/directory", OPAQUE, b"y")
@@ -123,6 +134,50 @@ class TestKeeping:
         die(backend)
         with server.mounted() as again:
             assert again.stat("up/file").mtime_ns > TIME_NS
+
+    def test_what_is_made_in_a_set_group_id_directory_has_its_group(self):
+        server = Server()
+        with server.mounted() as backend:
+            backend.mkdir("up/shared", 0o755)
+            backend.set_attributes("up/shared", AttributeChange(mode=0o2775, gid=1002))
+            make(backend, "up/shared/file")
+            backend.mkdir("up/shared/directory", 0o755)
+            backend.symlink("up/shared/symlink", "file")
+            backend.mknod("up/shared/fifo", FileType.FIFO, 0o644)
+            make(backend, "up/shared/directory/deep")
+            groups = {path: seen.owner[1] for path, seen in shown(backend).items() if path.startswith("up/shared/")}
+            assert groups == dict.fromkeys(groups, 1002)
+            assert len(groups) == 5
+            assert backend.stat("up/shared/directory").mode == 0o2755
+
+    def test_each_change_of_names_has_a_time_of_its_own(self):
+        """A server may have whole seconds only."""
+        server = Server(dataclasses.replace(LIKE_SFTP, time_granularity_ns=10**9))
+        with server.mounted() as backend:
+            times = []
+            for change in (
+                lambda: make(backend, "up/file"),
+                lambda: backend.rename("up/file", "up/moved"),
+                lambda: backend.link("up/moved", "up/linked"),
+                lambda: whiteout(backend, "up/gone"),
+                lambda: backend.unlink("up/moved"),
+            ):
+                change()
+                times.append((backend.stat("up").mtime_ns, backend.stat("up").ctime_ns))
+            assert sorted(set(times)) == times
+        with server.mounted() as again:
+            assert (again.stat("up").mtime_ns, again.stat("up").ctime_ns) == times[-1]
+
+    def test_times_of_a_directory_with_changed_names_are_not_believed_after_a_crash(self):
+        server = Server()
+        with server.mounted() as backend:
+            backend.set_attributes("up", AttributeChange(mtime_ns=TIME_NS))
+        backend = server.backend()
+        backend.connect()
+        make(backend, "up/file")
+        die(backend)
+        with server.mounted() as again:
+            assert again.stat("up").mtime_ns > TIME_NS
 
     def test_file_ids_are_never_used_twice(self):
         server = Server()
@@ -239,10 +294,61 @@ class TestNames:
     def test_the_longest_name_can_have_a_whiteout(self):
         server = Server()
         with server.backend() as backend:
-            name = "n" * backend.connect().max_name_bytes
-            make(backend, f"up/{name}")
-            backend.rename(f"up/{name}", "up/moved", RenameFlags.WHITEOUT)
+            assert backend.connect().max_name_bytes == 255
+            names = [letter * length for length, letter in enumerate("abcde", 251)]
+            for name in names:
+                make(backend, f"up/{name}")
+                backend.rename(f"up/{name}", "up/moved", RenameFlags.WHITEOUT)
+                assert is_whiteout(backend, f"up/{name}")
+            assert server.names() == [".wh..wh..long", f".wh.{names[0]}", "moved"]
+            assert server.names("up/.wh..wh..long") == names[1:]
+        with server.mounted() as backend:
+            assert all(is_whiteout(backend, f"up/{name}") for name in names)
+            assert sorted(entry.name for entry in backend.list_dir("up")) == [*names, "moved"]
+            for name in names:
+                backend.unlink(f"up/{name}")
+        assert server.names() == ["moved"]
+
+    def test_a_directory_with_long_whiteouts_is_not_empty_and_moves_with_them(self):
+        server = Server()
+        name = "n" * 255
+        with server.mounted() as backend:
+            backend.mkdir("up/one", 0o755)
+            whiteout(backend, f"up/one/{name}")
+            backend.rename("up/one", "up/two")
+        with server.mounted() as backend:
+            with refused(errno.ENOTEMPTY, advice="a whiteout is in it"):
+                backend.rmdir("up/two")
+            assert is_whiteout(backend, f"up/two/{name}")
+            backend.unlink(f"up/two/{name}")
+            backend.rmdir("up/two")
+        assert server.names() == []
+
+    def test_a_directory_in_which_an_empty_one_for_long_names_was_left_is_removed(self):
+        server = Server()
+        with server.plain() as plain:
+            plain.mkdir("up/left", 0o755)
+            plain.mkdir("up/left/.wh..wh..long", 0o755)
+        with server.mounted() as backend:
+            backend.rmdir("up/left")
+        assert server.names() == []
+        assert server.names(WORK) == ["attributes.jsonl"]
+
+    def test_a_name_that_is_longer_on_the_server_can_have_a_whiteout(self):
+        """SMB stores some characters in more bytes than they have here."""
+
+        class Counting(DelegatingBackend):
+            def open(self, path, access, **how):
+                if len(split_path(path)[1]) + 2 * path.count(":") > 255:
+                    raise os_error(errno.ENAMETOOLONG, path)
+                return super().open(path, access, **how)
+
+        server = Server()
+        name = ":" * 84
+        with server.mounted(Counting) as backend:
+            whiteout(backend, f"up/{name}")
             assert is_whiteout(backend, f"up/{name}")
+        assert server.names("up/.wh..wh..long") == [name]
 
 
 class TestWhiteouts:

@@ -92,6 +92,8 @@ FILE_CALLS: tuple[tuple[str, str, FileCall], ...] = (
     ),
     ("locks", "lock(EXCLUSIVE)", lambda _, file: file.lock(LockKind.EXCLUSIVE, 0, 10)),
     ("locks", "lock(UNLOCK)", lambda _, file: file.lock(LockKind.UNLOCK, 0, 10)),
+    ("whole_locks", "lock_whole(SHARED)", lambda _, file: file.lock_whole(LockKind.SHARED)),
+    ("whole_locks", "lock_whole(UNLOCK)", lambda _, file: file.lock_whole(LockKind.UNLOCK)),
 )
 
 

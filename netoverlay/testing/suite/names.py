@@ -152,7 +152,8 @@ class ListingSuite(SuiteBase):
             layer.backend.list_dir(layer.path("file", "below"))
 
     def test_big_directory(self, layer: Layer) -> None:
-        names = [f"entry-{number:05}" for number in range(self.big_directory)]
+        # Long, so that even of a few thousand no server tells in a single answer.
+        names = [f"entry-{number:05}-{'n' * 180}" for number in range(self.big_directory)]
         for_each([layer.path(name) for name in names], lambda path: layer.create(path).close())
         entries = layer.backend.list_dir(layer.home)
         assert len(entries) == len(names), "list every entry of a large directory exactly once"

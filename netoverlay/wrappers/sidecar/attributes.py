@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import time
 from collections.abc import Callable
 
@@ -18,6 +19,7 @@ from netoverlay.backend_api import (
     os_error,
 )
 from netoverlay.backend_api.types import NAME_ENCODING, NAME_ERRORS
+from netoverlay.wrappers.sidecar import access_lists
 from netoverlay.wrappers.sidecar.journal import Journal
 from netoverlay.wrappers.sidecar.nodes import Directory, Node
 
@@ -27,6 +29,8 @@ OPAQUE_VALUE = b"y"
 MAX_XATTR_NAME_BYTES = 255
 MAX_XATTR_VALUE_BYTES = 65536
 """As on Linux (xattr(7))."""
+_MAX_UNSETTLED = 1000
+"""Directories whose times are not recorded for as long as names in them change."""
 _NAME_SPACES = ("user.", "trusted.", "security.")
 _DEFAULT_MODES = {FileType.DIRECTORY: 0o755, FileType.SYMLINK: 0o777}
 _ALL_BITS = 0o7777
@@ -53,24 +57,26 @@ class Attributes:
         self._inner = inner
         self._uid = os.geteuid()
         self._gid = os.getegid()
+        self._unsettled: dict[Directory, None] = {}
+        """Directories in which names were changed, whose times are not recorded."""
 
-    def fresh(self, node: Node, mode: int | None) -> None:
-        """Let a node be one that was made just now, by this process."""
+    def fresh(self, node: Node, mode: int | None, group: int | None) -> None:
+        """Let a node be one that was made just now, by this process. `group`: if its directory decides that."""
         now = time.time_ns()
         node.mode = None if mode is None else mode & _ALL_BITS
-        node.uid, node.gid = self._uid, self._gid
+        node.uid, node.gid = self._uid, self._gid if group is None else group
         node.mtime_ns = node.atime_ns = node.ctime_ns = now
 
     def shown(self, node: Node, told: FileStat) -> FileStat:
         """What the server told of a file, as it is to be shown."""
         kind = node.type or told.type
-        mode = node.mode if node.mode is not None else told.mode
+        special = node.type is not None
+        mode = told.mode if node.mode is None and not special else node.mode
         uid = node.uid if node.uid is not None else told.uid
         gid = node.gid if node.gid is not None else told.gid
-        special = node.type is not None
         return FileStat(
             kind,
-            0 if special else told.size,
+            len((node.target or "").encode(NAME_ENCODING, NAME_ERRORS)) if special else told.size,
             _DEFAULT_MODES.get(kind, 0o644) if mode is None else mode,
             self._uid if uid is None else uid,
             self._gid if gid is None else gid,
@@ -82,6 +88,14 @@ class Attributes:
             node.rdev if special else told.rdev,
             0 if special else told.blocks,
         )
+
+    def group_in(self, directory: Directory, told: Callable[[], FileStat]) -> int | None:
+        """The group of what is made in a set-group-ID directory (inode(7)), else None. `told`: of the directory."""
+        mode, group = directory.mode, directory.gid
+        if mode is None or group is None:
+            shown = self.shown(directory, told())
+            mode, group = shown.mode, shown.gid
+        return group if (mode or 0) & stat.S_ISGID else None
 
     def set(
         self, node: Node, told: FileStat, change: AttributeChange, on_server: Callable[[AttributeChange], None]
@@ -98,7 +112,9 @@ class Attributes:
             with contextlib.suppress(PermissionError, NotSupportedError, OverflowError):
                 _unless_invalid(lambda: on_server(there))
         with self._lock:
-            node.mode = node.mode if change.mode is None else change.mode & _ALL_BITS
+            if change.mode is not None:
+                node.mode = change.mode & _ALL_BITS
+                node.xattrs = access_lists.after_chmod(node.xattrs, change.mode)
             node.uid = node.uid if change.uid is None else change.uid
             node.gid = node.gid if change.gid is None else change.gid
             node.atime_ns = node.atime_ns if change.atime_ns is None else change.atime_ns
@@ -113,11 +129,22 @@ class Attributes:
             self._touch(node)
 
     def note_names(self, directory: Directory) -> None:
-        """Names in it changed: its times are the server's again."""
+        """Names in it changed. Its times are ours: a server may have whole seconds only, and many changes in each."""
         with self._lock:
-            if directory.mtime_ns is not None or directory.ctime_ns is not None:
-                directory.mtime_ns = directory.ctime_ns = None
+            directory.mtime_ns = directory.ctime_ns = time.time_ns()
+            if len(self._unsettled) >= _MAX_UNSETTLED:  # most of them may be gone
+                self.settle_directories()
+            self._unsettled[directory] = None
+            if directory.settled:
+                directory.settled = False  # one line in the journal, not one for every name
                 self._journal.changed(directory)
+
+    def settle_directories(self) -> None:
+        """Let the times of directories be recorded: to be called before what is recorded is to last."""
+        with self._lock:
+            directories, self._unsettled = self._unsettled, {}
+            for directory in directories:
+                self.note_settled(directory)
 
     def note_unsettled(self, node: Node) -> None:
         """Its content is about to change: from now on its recorded times are not to be believed after a crash."""
@@ -161,13 +188,32 @@ class Attributes:
             node.xattrs = {**known, name: bytes(value)}
             self._touch(node)
 
+    def set_access_list(
+        self, node: Node, told: FileStat, name: str, value: bytes, on_server: Callable[[AttributeChange], None]
+    ) -> None:
+        """Set a POSIX ACL of the node, which is shown as `told`, and with it the mode. EINVAL, EACCES, EOPNOTSUPP."""
+        entries = access_lists.checked(told.type, name, value)
+        before = told.mode or 0
+        mode = access_lists.mode_after(name, entries, before)
+        if mode != before:
+            self.set(node, told, AttributeChange(mode=mode), on_server)
+        kept = access_lists.kept(name, entries)
+        with self._lock:
+            if kept is not None:
+                node.xattrs = {**(node.xattrs or {}), name: kept}
+            elif name in (node.xattrs or {}):
+                node.xattrs = _without(node.xattrs, name)
+            self._touch(node)
+
     def remove_xattr(self, node: Node, type: FileType, name: str) -> None:
-        """ENODATA."""
+        """ENODATA, but for ACLs, which need not be there."""
         _check_change(type, name, "remove_xattr")
         with self._lock:
             if name not in (node.xattrs or {}):
+                if name in access_lists.NAMES:
+                    return
                 raise os_error(errno.ENODATA)
-            node.xattrs = {known: value for known, value in (node.xattrs or {}).items() if known != name} or None
+            node.xattrs = _without(node.xattrs, name)
             self._touch(node)
 
     def _touch(self, node: Node) -> None:
@@ -183,6 +229,10 @@ class Attributes:
         return AttributeChange(mode=mode, atime_ns=change.atime_ns, mtime_ns=change.mtime_ns)
 
 
+def _without(xattrs: dict[str, bytes] | None, name: str) -> dict[str, bytes] | None:
+    return {known: value for known, value in (xattrs or {}).items() if known != name} or None
+
+
 def check_mode(exists: bool, mode: XattrMode) -> None:
     """EEXIST, ENODATA."""
     if mode is XattrMode.CREATE and exists:
@@ -192,7 +242,7 @@ def check_mode(exists: bool, mode: XattrMode) -> None:
 
 
 def _check_name(name: str, operation: str) -> None:
-    if not name.startswith(_NAME_SPACES):
+    if not name.startswith(_NAME_SPACES) and name not in access_lists.NAMES:
         raise NotSupportedError(f"{operation} of {name}")
     if len(name.encode(NAME_ENCODING, NAME_ERRORS)) > MAX_XATTR_NAME_BYTES:
         raise os_error(errno.ERANGE)

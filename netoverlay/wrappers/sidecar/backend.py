@@ -19,14 +19,14 @@ from netoverlay.backend_api import (
     FileType,
     LayerPath,
     LayerSetupError,
+    NotSupportedError,
     RenameFlags,
-    SpaceUsage,
     XattrMode,
     join_path,
     os_error,
 )
 from netoverlay.backend_api.delegate import DelegatingBackend
-from netoverlay.wrappers.sidecar import markers
+from netoverlay.wrappers.sidecar import access_lists, markers
 from netoverlay.wrappers.sidecar.attributes import OPAQUE_ATTRIBUTE, OPAQUE_VALUE, WHITEOUT, check_mode
 from netoverlay.wrappers.sidecar.context import Context
 from netoverlay.wrappers.sidecar.file import SidecarFile
@@ -91,6 +91,7 @@ class SidecarBackend(DelegatingBackend):
             local=False,
             modes=True,
             owners=True,
+            symlinks=True,
             special_files=True,
             devices=True,
             whiteout_devices=True,
@@ -102,11 +103,12 @@ class SidecarBackend(DelegatingBackend):
             rename_exchange=True,
             rename_whiteout=True,
             time_granularity_ns=1,
-            max_name_bytes=context.max_name_bytes,
         )
 
     def close(self) -> None:
         try:
+            if self._context is not None:
+                self._context.attributes.settle_directories()
             self._journal.close()
         finally:
             self.inner.close()
@@ -120,17 +122,17 @@ class SidecarBackend(DelegatingBackend):
         with context.tree.listing(directory) as changing:
             changes = directory.marker_changes
             listed = self.inner.list_dir(path)
+            marked = context.marks.read(path, listed)
             with context.tree.lock:
-                hidden = context.marks.learn(directory, listed, changes)
-                if hidden is None:
-                    hidden = {name for name in (markers.hidden_name(entry.name) for entry in listed) if name}
+                known = context.marks.learn(directory, marked, changes)
+                hidden = marked.hidden if known is None else known
                 names = {entry.name for entry in listed}
                 entries = [
                     DirEntry(name, context.attributes.shown(context.adopt(directory, name, told), told))
                     for name, told in listed
                     if name not in changing and not markers.is_marker(name)
                 ]
-                entries += [DirEntry(name, WHITEOUT) for name in hidden - names - changing]
+                entries += [DirEntry(name, WHITEOUT) for name in hidden.keys() - names - changing]
                 changed = list(changing)
         for name in changed:  # what the listing tells of these may be from before the change, or after it
             with suppress(FileNotFoundError):
@@ -156,8 +158,10 @@ class SidecarBackend(DelegatingBackend):
             raise os_error(errno.EISDIR, path)
         with context.holding(path) as (place,):
             found = context.found(place)
+            if found.stat is None:
+                raise os_error(errno.ENOENT, path)
             if found.node is None or found.node.type is not None:
-                raise os_error(errno.ENOENT if found.stat is None else errno.ENXIO, path)
+                raise os_error(errno.ELOOP if found.stat.type is FileType.SYMLINK else errno.ENXIO, path)
             opened = self._opened(self.inner.open(path, access, truncate=truncate), found.node)
             if truncate:
                 opened.note_made()
@@ -165,16 +169,14 @@ class SidecarBackend(DelegatingBackend):
                 context.attributes.note_write(found.node)
             return opened
 
-    def space_usage(self) -> SpaceUsage:
-        usage = self.inner.space_usage()
-        return usage._replace(max_name_bytes=usage.max_name_bytes - len(markers.PREFIX))
-
     def readlink(self, path: LayerPath) -> str:
-        self._at(path)
+        node = self._at(path).tree.find(path)
+        if node is not None and node.target is not None:
+            return node.target
         try:
             return self.inner.readlink(path)
-        except FileNotFoundError:
-            if self.stat(path) is WHITEOUT:
+        except (FileNotFoundError, NotSupportedError):
+            if self.stat(path).type is not FileType.SYMLINK:
                 raise os_error(errno.EINVAL, path) from None
             raise
 
@@ -227,6 +229,11 @@ class SidecarBackend(DelegatingBackend):
         stat, node = context.look_up(path)
         if node is None:
             raise os_error(errno.EPERM, path)
+        if name in access_lists.NAMES:
+            context.attributes.set_access_list(
+                node, stat, name, value, lambda there: self.inner.set_attributes(path, there)
+            )
+            return
         if name == OPAQUE_ATTRIBUTE and isinstance(node, Directory):
             opaque = self._is_opaque(node, path)
             check_mode(opaque or name in (node.xattrs or {}), mode)
@@ -249,11 +256,12 @@ class SidecarBackend(DelegatingBackend):
         context.attributes.remove_xattr(node, stat.type, name)
 
     def sync_directory(self, path: LayerPath) -> None:
-        self._at(path)
+        self._at(path).attributes.settle_directories()
         self._journal.sync()
         self.inner.sync_directory(path)
 
     def sync(self) -> None:
+        self._connected().attributes.settle_directories()
         self._journal.sync()
         self.inner.sync()
 

@@ -43,16 +43,16 @@ class Context:
         self.inner = inner
         self.journal = journal
         self.tree: Tree = journal.tree
-        self.max_name_bytes = claims.max_name_bytes - len(markers.PREFIX)
+        self._max_name_bytes = claims.max_name_bytes
         self.attributes = Attributes(journal, claims)
-        self.marks = Marks(inner, self.tree)
+        self.marks = Marks(inner, self.tree, claims.max_name_bytes)
         self.recovery = Recovery(inner, directory, journal, self.marks)
 
     def check_path(self, path: LayerPath) -> None:
-        """ENOENT for what is never shown; ENAMETOOLONG for what could not have a whiteout."""
-        if len(path) * 4 > self.max_name_bytes:  # no character has more than four bytes
+        """ENOENT for what is never shown; ENAMETOOLONG for what the server cannot have."""
+        if len(path) * 4 > self._max_name_bytes:  # no character has more than four bytes
             for name in path.split("/"):
-                if len(name.encode(NAME_ENCODING, NAME_ERRORS)) > self.max_name_bytes:
+                if len(name.encode(NAME_ENCODING, NAME_ERRORS)) > self._max_name_bytes:
                     raise os_error(errno.ENAMETOOLONG, path)
         if markers.leads_to_marker(path):
             raise os_error(errno.ENOENT, path)

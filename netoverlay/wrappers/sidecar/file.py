@@ -12,6 +12,7 @@ from netoverlay.backend_api import (
     XattrMode,
 )
 from netoverlay.backend_api.delegate import DelegatingFile
+from netoverlay.wrappers.sidecar import access_lists
 from netoverlay.wrappers.sidecar.attributes import Attributes
 from netoverlay.wrappers.sidecar.journal import Journal
 from netoverlay.wrappers.sidecar.nodes import Node
@@ -78,6 +79,9 @@ class SidecarFile(DelegatingFile):
 
     def set_xattr(self, name: str, value: bytes, mode: XattrMode = XattrMode.ANY) -> None:
         self._changed = True
+        if name in access_lists.NAMES:
+            self._attributes.set_access_list(self._node, self.stat(), name, value, self.inner.set_attributes)
+            return
         self._attributes.set_xattr(self._node, FileType.REGULAR, name, value, mode)
 
     def remove_xattr(self, name: str) -> None:

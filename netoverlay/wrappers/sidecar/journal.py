@@ -1,7 +1,8 @@
 """The journal on the server: lines are kept until somebody needs them to be there, and then go together.
 
 It is one file that only grows. What a crash leaves half-written at its end is ignored. When most of it is history, all
-that still counts is written to a new file, which then takes its name.
+that still counts is written to a new file, which then takes its name. So is it after a crash, for the server may still
+carry out what the process that died has sent: that goes to the old file then, and not over new lines.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ COMPACT_GROWTH = 2
 """It is, once it is this many times as large as what counted of it when it was last written."""
 _COMPACT_BYTES_AT_START = 64 << 10
 """As COMPACT_BYTES, when connecting."""
+_TAKE_OVER_ATTEMPTS = 50
+_TAKE_OVER_PAUSE = 0.1
+"""In seconds. Some servers replace no file that another connection has open, though its process is dead."""
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +73,8 @@ class Journal:
         self._unsynced = False
         self._worth = 0
         """About how much of the file counts, in bytes."""
+        self._taken_over = False
+        """From a mount that did not end in order."""
         self._replacing: tuple[int, int] | None = None
         """While the new file is about to take the old one's name: what `_offset` and `_worth` are in it."""
         self._since: list[bytes] | None = None
@@ -89,11 +95,14 @@ class Journal:
         data = self._file.read_at(0, self._file.stat().size)
         loader, end = _load(data, self._path)
         self.tree = loader.tree
+        if loader.ended:  # as long as this mount lasts it is not true
+            end = data.rfind(b"\n", 0, end - 1) + 1
         self._offset = end
         if end < len(data):
             self._file.truncate(end)
         if end == 0:
             self._write(records.header_line(self.tree))
+        self._taken_over = end > 0 and not loader.ended
         counting = 2 * sum(1 for _ in self.tree.live())
         self._worth = end if loader.lines <= counting else end * counting // loader.lines
         self._open_intents = dict(loader.intents)
@@ -102,7 +111,9 @@ class Journal:
 
     def start(self) -> None:
         """From now on write what waits, also if nobody needs it to be written. All intents of load() are settled."""
-        if self._offset > max(_COMPACT_BYTES_AT_START, COMPACT_GROWTH * self._worth):
+        if self._taken_over:
+            self._take_over()
+        elif self._offset > max(_COMPACT_BYTES_AT_START, COMPACT_GROWTH * self._worth):
             self.compact()
         self._thread = threading.Thread(target=self._run, name="sidecar-journal", daemon=True)
         self._thread.start()
@@ -119,6 +130,8 @@ class Journal:
             self.sync()
         except OSError as error:
             logger.warning("attributes that were set last may be lost: %s", error)
+        else:
+            self._note_end()
         with self._writing:
             self._closed = True
             self._close_file()
@@ -223,6 +236,29 @@ class Journal:
             with self._writing:
                 self._since = None
 
+    def _take_over(self) -> None:
+        """Leave the file of a mount that did not end in order to what may still come from there."""
+        for left in reversed(range(_TAKE_OVER_ATTEMPTS)):
+            try:
+                self.compact()
+            except OSError as error:
+                if not left or isinstance(error, UnavailableError):
+                    raise
+                self._closing.wait(_TAKE_OVER_PAUSE)
+            else:
+                return
+
+    def _note_end(self) -> None:
+        """The mount ends in order, if it came as far as to begin. All else is on the server."""
+        if self._thread is None:
+            return
+        with self.tree.lock:
+            self._add(records.end_line())
+        try:
+            self.sync()
+        except OSError as error:
+            logger.info("the next mount writes the journal anew: %s", error)
+
     def _replace(self, file: BackendFile, snapshot: bytes) -> None:
         """Precondition: `_writing` is held."""
         more = b"".join(self._since or ())
@@ -259,6 +295,8 @@ class Journal:
         try:
             _write_pieces(self._opened(), self._offset, data)
         except (UnavailableError, StaleHandleError):
+            if self._file is None:  # opening it has been repeated for as long as a call may take
+                raise
             self._close_file()
             _write_pieces(self._opened(), self._offset, data)
         self._offset += len(data)

@@ -2,6 +2,9 @@
 
 A whiteout of NAME is the empty file `.wh.NAME` beside it; a directory that holds `.wh..wh..opq` is opaque. Other names
 that begin with `.wh..wh.` are this package's own. None of these is ever shown, and none can be made by a program.
+
+Where NAME is so long that the server cannot have `.wh.NAME`, the whiteout is the empty file `.wh..wh..long/NAME`: one
+step makes it, one rename moves it, as with the others.
 """
 
 from __future__ import annotations
@@ -11,6 +14,8 @@ from netoverlay.backend_api.types import LayerPath, join_path, split_path
 PREFIX = ".wh."
 RESERVED_PREFIX = ".wh..wh."
 OPAQUE = ".wh..wh..opq"
+LONG_DIRECTORY = ".wh..wh..long"
+"""Holds the whiteouts of the names that are too long for the usual form."""
 ASIDE_PREFIX = ".wh..wh..aside-"
 """In the work directory: what is out of the way for the length of one change."""
 
@@ -26,9 +31,15 @@ def leads_to_marker(path: LayerPath) -> bool:
 
 
 def marker_path(path: LayerPath) -> LayerPath:
-    """Where the whiteout of `path` lies."""
+    """Where the whiteout of `path` lies, if the server can have such a name."""
     parent, name = split_path(path)
     return join_path(parent, PREFIX + name)
+
+
+def long_marker_path(path: LayerPath) -> LayerPath:
+    """Where it lies otherwise."""
+    parent, name = split_path(path)
+    return join_path(join_path(parent, LONG_DIRECTORY), name)
 
 
 def hidden_name(marker: str) -> str | None:

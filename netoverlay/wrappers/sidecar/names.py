@@ -9,14 +9,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import stat
 from collections.abc import Callable, Iterator
 
-from netoverlay.backend_api import Access, BackendFile, Creation, FileType, LayerPath, RenameFlags, os_error
+from netoverlay.backend_api import Access, BackendFile, Creation, FileType, LayerPath, RenameFlags, os_error, split_path
+from netoverlay.backend_api.types import NAME_ENCODING, NAME_ERRORS
 from netoverlay.wrappers.sidecar import markers
 from netoverlay.wrappers.sidecar.attributes import WHITEOUT, server_mode
 from netoverlay.wrappers.sidecar.context import Context, Found
 from netoverlay.wrappers.sidecar.intents import Intent, Key, Kind
 from netoverlay.wrappers.sidecar.nodes import Node, Place
+
+_NO_SUCH_LINK = frozenset({errno.ENAMETOOLONG, errno.EOPNOTSUPP})
+"""What a server says of a symbolic link that it cannot hold."""
+_MAX_TARGET_BYTES = 4095
+"""As on Linux (PATH_MAX, without the NUL)."""
 
 logger = logging.getLogger(__name__)
 
@@ -36,24 +43,33 @@ class NameChanges:
     def create(self, path: LayerPath, access: Access, mode: int) -> tuple[BackendFile, Node]:
         """A regular file, open. EEXIST."""
         with self._making(path) as place:
-            bits = server_mode(mode, directory=False)
+            bits, group = server_mode(mode, directory=False), self._group_at(place)
             file = self._inner.open(path, access, create=Creation.EXCLUSIVE, mode=bits)
-            return file, self._made(place, self._context.new_node(), mode)
+            return file, self._made(place, self._context.new_node(), mode, group)
 
     def mkdir(self, path: LayerPath, mode: int) -> None:
         """A directory. EEXIST."""
         if not path:
             raise os_error(errno.EEXIST, path)
         with self._making(path) as place:
+            group = self._group_at(place)
             self._inner.mkdir(path, server_mode(mode, directory=True))
-            node = self._made(place, self._context.new_node(directory=True), mode)
+            inherited = mode if group is None else mode | stat.S_ISGID
+            node = self._made(place, self._context.new_node(directory=True), inherited, group)
             self._marks.start_empty(node)
 
     def symlink(self, path: LayerPath, target: str) -> None:
         """A symbolic link. EEXIST."""
         with self._making(path) as place:
-            self._inner.symlink(path, target)
-            self._made(place, self._context.new_node(), None)
+            group = self._group_at(place)
+            try:
+                self._inner.symlink(path, target)
+            except OSError as error:
+                if error.errno not in _NO_SUCH_LINK:
+                    raise
+                self._make_special(place, FileType.SYMLINK, None, target=_checked(target))
+            else:
+                self._made(place, self._context.new_node(), None, group)
 
     def mknod(self, path: LayerPath, type: FileType, mode: int, rdev: int) -> None:
         """A FIFO, socket or device: an empty file on the server. The device 0:0: a whiteout. EEXIST."""
@@ -64,17 +80,7 @@ class NameChanges:
                 self._marks.make(place)
                 self._attributes.note_names(place.directory)
                 return
-            node = self._context.new_node()
-            self._attributes.fresh(node, mode)
-            if type is not FileType.REGULAR:
-                node.type, node.rdev = type, rdev
-            bits = server_mode(mode, directory=False)
-
-            def make(_: Intent) -> None:
-                self._inner.open(path, Access.WRITE, create=Creation.EXCLUSIVE, mode=bits).close()
-
-            self._carry_out(Kind.ENTER, [place], make, node=node)
-            self._attributes.note_names(place.directory)
+            self._make_special(place, type, mode, rdev=rdev)
 
     def link(self, existing: LayerPath, new: LayerPath) -> None:
         """A further name. EEXIST; EPERM for a directory or a whiteout."""
@@ -211,6 +217,24 @@ class NameChanges:
                     self._marks.move(new, old)
             raise
 
+    def _make_special(
+        self, place: Place, type: FileType, mode: int | None, *, rdev: int | None = None, target: str | None = None
+    ) -> None:
+        """What is an empty file on the server. EEXIST."""
+        if self._context.found(place).stat is not None:
+            raise os_error(errno.EEXIST, place.path)
+        node = self._context.new_node()
+        self._attributes.fresh(node, mode, self._group_at(place))
+        if type is not FileType.REGULAR:
+            node.type, node.rdev, node.target = type, rdev, target
+        bits = server_mode(mode or 0, directory=False)
+
+        def make(_: Intent) -> None:
+            self._inner.open(place.path, Access.WRITE, create=Creation.EXCLUSIVE, mode=bits).close()
+
+        self._carry_out(Kind.ENTER, [place], make, node=node)
+        self._attributes.note_names(place.directory)
+
     @contextlib.contextmanager
     def _making(self, path: LayerPath) -> Iterator[Place]:
         """Hold a name at which something is to be made. EEXIST if that can be told without the server."""
@@ -221,18 +245,23 @@ class NameChanges:
             self._journal.settle(place.directory, place.name)
             yield place
 
-    def _made(self, place: Place, node: Node, mode: int | None) -> Node:
-        self._attributes.fresh(node, mode)
+    def _group_at(self, place: Place) -> int | None:
+        """Of what is made there, if the directory decides that."""
+        return self._attributes.group_in(place.directory, lambda: self._inner.stat(split_path(place.path)[0]))
+
+    def _made(self, place: Place, node: Node, mode: int | None, group: int | None) -> Node:
+        self._attributes.fresh(node, mode, group)
         self._journal.add_name(place.directory, place.name, node)
         self._attributes.note_names(place.directory)
         return node
 
     def _holds_marks_only(self, path: LayerPath) -> bool:
         """Whether a directory that shows nothing holds anything. ENOTEMPTY if it shows something."""
-        names = [entry.name for entry in self._inner.list_dir(path)]
-        if any(not name.startswith(markers.RESERVED_PREFIX) for name in names):
+        listing = self._inner.list_dir(path)
+        is_empty = all(entry.name.startswith(markers.RESERVED_PREFIX) for entry in listing)
+        if not is_empty or self._marks.read(path, listing).hidden:
             raise os_error(errno.ENOTEMPTY, path)
-        return bool(names)
+        return bool(listing)
 
     def _remove_useless(self, place: Place) -> None:
         """Remove a whiteout file that says nothing any more: if that fails, it does no harm."""
@@ -283,6 +312,17 @@ class NameChanges:
         except OSError:
             self._recovery.doubt(intent)
             return False
+
+
+def _checked(target: str) -> str:
+    """The target of a symbolic link that Linux would make. ENOENT, ENAMETOOLONG, EINVAL."""
+    if not target:
+        raise os_error(errno.ENOENT)
+    if len(target.encode(NAME_ENCODING, NAME_ERRORS)) > _MAX_TARGET_BYTES:
+        raise os_error(errno.ENAMETOOLONG)
+    if "\0" in target:
+        raise os_error(errno.EINVAL)
+    return target
 
 
 def _needs_nothing(old: LayerPath, new: LayerPath, source: Found, target: Found, flags: RenameFlags) -> bool:

@@ -32,6 +32,7 @@ class Node:
         "number",
         "rdev",
         "settled",
+        "target",
         "type",
         "uid",
         "xattrs",
@@ -43,6 +44,8 @@ class Node:
         self.type: FileType | None = None
         """Of what is an empty regular file on the server."""
         self.rdev: int | None = None
+        self.target: str | None = None
+        """Of a symbolic link that the server cannot hold."""
         self.mode: int | None = None
         self.uid: int | None = None
         self.gid: int | None = None
@@ -53,7 +56,8 @@ class Node:
         """None as long as there never was one: most have none, and a dict is large."""
         self.links = 0
         self.settled = True
-        """False while it is being written: then its times are not recorded, so that a crash leaves it the server's."""
+        """False while it, or what is in it, is being changed: its times are not recorded, so that a crash leaves it the
+        server's."""
         self.named_at = 0
         """When the journal got its newest name (Journal.position)."""
 
@@ -68,8 +72,8 @@ class Directory(Node):
         self.entries: dict[str, Node] = {}
         self.parent: Directory | None = None
         self.name = ""
-        self.markers: set[str] | None = None
-        """The names that have a whiteout file beside them; None if the server was not asked yet."""
+        self.markers: dict[str, bool] | None = None
+        """The names that have a whiteout file, as in marks.py; None if the server was not asked yet."""
         self.opaque = False
         """Means nothing as long as `markers` is None."""
         self.marker_changes = 0

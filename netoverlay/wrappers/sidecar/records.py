@@ -22,6 +22,7 @@ _TYPE_NAMES = {
     FileType.SOCKET: "socket",
     FileType.CHARACTER_DEVICE: "character-device",
     FileType.BLOCK_DEVICE: "block-device",
+    FileType.SYMLINK: "symlink",
 }
 _TYPES = {name: kind for kind, name in _TYPE_NAMES.items()}
 _NUMBERS = {
@@ -57,6 +58,8 @@ def node_line(node: Node) -> bytes:
         record["directory"] = True
     if node.type is not None:
         record["type"] = _TYPE_NAMES[node.type]
+    if node.target is not None:
+        record["target"] = node.target
     for key, attribute in _NUMBERS.items():
         value = getattr(node, attribute)
         if value is not None and (node.settled or key not in _TIMES):
@@ -95,6 +98,11 @@ def outcome_line(intent: Intent, *, done: bool) -> bytes:
     return _line({"done" if done else "undone": intent.number})
 
 
+def end_line() -> bytes:
+    """The mount was ended in order: nothing that it has sent is still on its way."""
+    return _line({"end": True})
+
+
 class Loader:
     """Reads lines into a fresh tree."""
 
@@ -103,6 +111,8 @@ class Loader:
         self.intents: dict[int, Intent] = {}
         """Those of which it is not known what became of them, the oldest first."""
         self.lines = 0
+        self.ended = False
+        """The last line says that the mount was ended in order."""
         self._nodes: dict[int, Node] = {ROOT_NUMBER: self.tree.root}
 
     def header(self, line: bytes) -> None:
@@ -115,6 +125,9 @@ class Loader:
     def line(self, line: bytes) -> None:
         """Any other line. ValueError, KeyError, TypeError or IndexError for what is none."""
         record = _parsed(line)
+        self.ended = "end" in record
+        if self.ended:
+            return
         if "name" in record:
             directory, node = self._directory(record["in"]), self._node(record)
             self.tree.enter(directory, str(record["name"]), node)
@@ -140,6 +153,7 @@ class Loader:
     def _attributes(self, record: dict[str, Any]) -> None:
         node = self._node(record)
         node.type = _TYPES[record["type"]] if "type" in record else None
+        node.target = str(record["target"]) if "target" in record else None
         for key, attribute in _NUMBERS.items():
             value = record.get(key)
             setattr(node, attribute, None if value is None else int(value))

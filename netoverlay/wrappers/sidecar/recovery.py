@@ -78,7 +78,9 @@ class Recovery:
         try:
             if self._inner.stat(path).type is FileType.DIRECTORY:
                 for entry in self._inner.list_dir(path):
-                    if markers.is_marker(entry.name):
+                    if entry.name == markers.LONG_DIRECTORY and entry.stat.type is FileType.DIRECTORY:
+                        self._inner.rmdir(join_path(path, entry.name))
+                    elif markers.is_marker(entry.name):
                         self._inner.unlink(join_path(path, entry.name))
                 self._inner.rmdir(path)
             else:

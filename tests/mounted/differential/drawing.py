@@ -14,15 +14,7 @@ from typing import Any, Final, TypeAlias
 
 from tests.mounted.differential.planting import DEVICE_MAJOR, FILE_CAPABILITIES, LONG_NAME, RAW_NAME, Carried
 from tests.mounted.differential.steps import ACCESS_ACLS, GROUPS, MAPPINGS, SLOTS, Step
-from tests.mounted.differential.system_calls import (
-    KEEP_SIZE,
-    PUNCH_HOLE,
-    RENAME_EXCHANGE,
-    RENAME_NOREPLACE,
-    UTIME_NOW,
-    UTIME_OMIT,
-    ZERO_RANGE,
-)
+from tests.mounted.differential.system_calls import RENAME_EXCHANGE, RENAME_NOREPLACE, UTIME_NOW, UTIME_OMIT
 
 NEW_NAMES: Final = (b"n1", b"n2", b"n3", b"a", b"b", b"e")
 ODD_NAMES: Final = (LONG_NAME, LONG_NAME + b"L", b"d/", b".", b"a/x", b"a/", b"..", b"none/x", b"")
@@ -164,7 +156,7 @@ WORDS: Final[dict[str, Draw]] = {
     "letter": _of(b"A", b"B", b"\0"),
     "pieces": _of((1,), (3, 4), (4096, 1), (0, 5, 100)),
     "whence": _of(os.SEEK_SET, os.SEEK_CUR, os.SEEK_END),
-    "allocate": _of(0, KEEP_SIZE, PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE, ZERO_RANGE | KEEP_SIZE, PUNCH_HOLE),
+    "allocate": lambda known, random: random.choice(known.carried.allocate),
     "bool": _of(False, True),
     "pages": _of(1, 2, 3),
     "rename flags": _of(0, 0, 0, 0, RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_EXCHANGE, 3),
@@ -276,7 +268,8 @@ OPENINGS: Final[Table] = (
 
 def step(group: str, known: Known, random: Random) -> Step:
     """A step of a group of calls, or one that opens what they need."""
-    usable = [row for row in CALLS[group] if _can_be(row[1], known) or random.random() < 0.02]
+    possible = [row for row in CALLS[group] if known.carried.allocate or "allocate" not in row[1]]
+    usable = [row for row in possible if _can_be(row[1], known) or random.random() < 0.02]
     call, words = random.choice(usable or OPENINGS)
     arguments: list[object] = []
     for word in words:

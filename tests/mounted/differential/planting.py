@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tests.mounted.differential.steps import ACCESS_ACLS
+from tests.mounted.differential.system_calls import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE
 
 LONG_NAME: Final = b"L" * 255
 RAW_NAME: Final = b"\xff\xfe\n\\ *"
@@ -43,6 +44,8 @@ class Carried:
     """In nanoseconds."""
     change_time: bool = True
     """A ctime of its own; and access times that reading on the server does not change."""
+    allocate: tuple[int, ...] = (0, KEEP_SIZE, PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE, ZERO_RANGE | KEEP_SIZE, PUNCH_HOLE)
+    """The modes of fallocate(2) that are tried: those that the upper has."""
 
 
 ACLS_ARE_KEPT: Final = True

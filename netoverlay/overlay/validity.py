@@ -1,0 +1,109 @@
+"""How long the kernel may believe what it was told of names and attributes, of layers that others change as well.
+
+For the time to live of the layers that can change the answer; for ever where none can. Where a lock was taken that a
+layer holds for us, that is too long: who has the lock must see what its last holder left, and not of the file alone
+(SQLite looks for the journal beside its database). So in the directory of a file that was locked no name is believed
+without asking, from the first such lock on.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+from netoverlay.overlay.inodes import DirectoryInode, Inode
+from netoverlay.overlay.layers import FOR_EVER_NS, Layer, LayerStack
+
+
+class Validity:
+    """Of the names and attributes of one mount. All times are in nanoseconds, or FOR_EVER_NS."""
+
+    def __init__(self, stack: LayerStack) -> None:
+        self._upper = stack.upper
+        layers: tuple[Layer, ...] = stack.lowers if stack.upper is None else (stack.upper, *stack.lowers)
+        self._longest_ns = max((layer.ttl_ns for layer in layers), default=FOR_EVER_NS)
+        self._lock = threading.Lock()
+        self.expire_name: Callable[[DirectoryInode, str], object] = lambda *_: None
+        """Has the kernel ask again for a name. Called on a thread that serves no request."""
+
+    def of_attributes(self, inode: Inode) -> int:
+        """Those of the layer that holds the inode."""
+        return _shortest((self._home(inode),))
+
+    def of_name(self, directory: DirectoryInode, name: str, inode: Inode) -> int:
+        """That `name` leads to `inode`, which is about to be told."""
+        layer = self._home(inode)
+        return self._noted(directory, name, _shortest((layer, *self._above(directory, layer))))
+
+    def of_absence(self, directory: DirectoryInode, name: str) -> int:
+        """That there is no such name, which is about to be told."""
+        return self._noted(directory, name, _shortest(self._above(directory, None)))
+
+    def is_kept(self, inode: Inode) -> bool:
+        """Whether nobody else changes the content of a file, or the names in a directory."""
+        if isinstance(inode, DirectoryInode):
+            return _shortest(self._above(inode, None)) == FOR_EVER_NS
+        return self.of_attributes(inode) == FOR_EVER_NS
+
+    def drop_names(self, inode: Inode) -> None:
+        """A lock on a file was granted that its layer holds, too: the names beside it are asked for from now on."""
+        for directory, _ in list(inode.names):
+            with self._lock:
+                told, directory.told = directory.told, None
+                directory.is_asked = True
+            if told is not None:
+                for name in told.names():
+                    self.expire_name(directory, name)
+
+    def _home(self, inode: Inode) -> Layer:
+        return self._upper if inode.in_upper and self._upper is not None else inode.lower_place().layer
+
+    def _above(self, directory: DirectoryInode, layer: Layer | None) -> Iterable[Layer]:
+        """The layers in which the name would hide that of `layer`; all that the directory has, for None."""
+        if directory.in_upper and self._upper is not None:
+            yield self._upper
+        for place in directory.lowers:
+            if place.layer is layer:
+                return
+            yield place.layer
+
+    def _noted(self, directory: DirectoryInode, name: str, valid_ns: int) -> int:
+        """How long `name` is believed, kept in mind as long."""
+        if valid_ns in (0, FOR_EVER_NS):
+            return valid_ns
+        with self._lock:
+            if directory.is_asked:
+                return 0
+            if directory.told is None:
+                directory.told = ToldNames(self._longest_ns)
+            directory.told.add(name)
+        return valid_ns
+
+
+class ToldNames:
+    """The names of a directory that the kernel was told of, and may still believe. Kept for up to twice as long."""
+
+    __slots__ = ("_names", "_older", "_since_ns", "_valid_ns")
+
+    def __init__(self, valid_ns: int) -> None:
+        """`valid_ns`: how long it believes any of them, at most."""
+        self._valid_ns = valid_ns
+        self._names: set[str] = set()
+        self._older: set[str] = set()
+        self._since_ns = time.monotonic_ns()
+
+    def add(self, name: str) -> None:
+        """It is told of a name now."""
+        now_ns = time.monotonic_ns()
+        if now_ns - self._since_ns > self._valid_ns:
+            self._older, self._names, self._since_ns = self._names, set(), now_ns
+        self._names.add(name)
+
+    def names(self) -> set[str]:
+        """All of them."""
+        return self._names | self._older
+
+
+def _shortest(layers: Iterable[Layer]) -> int:
+    return min((layer.ttl_ns for layer in layers if layer.ttl_ns != FOR_EVER_NS), default=FOR_EVER_NS)

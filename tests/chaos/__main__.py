@@ -1,0 +1,68 @@
+"""Faults on purpose, and the proof that nothing came of them: `python -m tests.chaos PART ...` (scripts/chaos)."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.chaos.kills import Kills
+from tests.chaos.sites import KINDS, started
+from tests.chaos.summary import Summary, say
+
+_DEFAULT_COUNT = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One kind of fault."""
+
+    help: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace, Path], Summary]
+
+
+def _kills_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--upper", choices=KINDS, required=True, help="where the upper is")
+    parser.add_argument("--count", type=int, default=_DEFAULT_COUNT, help="how many kills")
+
+
+def _kills(arguments: argparse.Namespace, place: Path) -> Summary:
+    with started(arguments.upper, place) as site:
+        return Kills(site, place, arguments.seed).run(arguments.count)
+
+
+PARTS = {
+    "kills": Part("kill the daemon in copy-ups and renames, mount again, and compare", _kills_arguments, _kills),
+}
+
+
+def main() -> int:
+    """1 if anything is not as it may be. Then what is left of it stays, in a directory that is named."""
+    parser = argparse.ArgumentParser(prog="scripts/chaos", description=__doc__)
+    parts = parser.add_subparsers(dest="part", required=True)
+    for name, part in PARTS.items():
+        sub = parts.add_parser(name, help=part.help)
+        sub.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000, help="of all that is random")
+        part.add_arguments(sub)
+    arguments = parser.parse_args()
+    say(f"{arguments.part}, seed {arguments.seed}")
+    place = Path(tempfile.mkdtemp(prefix="netoverlay-chaos."))
+    began = time.monotonic()
+    summary = PARTS[arguments.part].run(arguments, place)
+    say(summary.text())
+    say(f"seconds: {time.monotonic() - began:.0f}")
+    if summary.differences:
+        say(f"what is left of it: {place}")
+        return 1
+    shutil.rmtree(place)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
