@@ -64,7 +64,7 @@ class Bridge(Operations):
         self._handles = overlay.handles
         self._validity = overlay.validity
         # What is copied up keeps its pages, so that those of a lower that changes must not be kept.
-        self._may_keep = all(lower.ttl_ns == FOR_EVER_NS for lower in overlay.tree.stack.lowers)
+        self._may_keep = overlay.tree.stack.lowers_unchanging
 
     # -- from and to the kernel's numbers
 
@@ -271,6 +271,9 @@ class Bridge(Operations):
         handle = self._handles.file(body.handle)
         try:
             self._overlay.files.flush(handle)
+        except OSError:
+            self._overlay.file_locks.notice_loss(handle.inode)
+            raise
         finally:
             self._overlay.file_locks.flushed(handle, body.lock_owner)
         return None
@@ -315,7 +318,12 @@ class Bridge(Operations):
     def fsync(self, request: RequestHeader, body: requests.FsyncRequest) -> Reply:
         del request
         data_only = bool(body.flags & abi.FsyncFlag.DATA_ONLY)
-        self._overlay.files.sync(self._handles.file(body.handle), data_only=data_only)
+        handle = self._handles.file(body.handle)
+        try:
+            self._overlay.files.sync(handle, data_only=data_only)
+        except OSError:
+            self._overlay.file_locks.notice_loss(handle.inode)
+            raise
         return None
 
     def lseek(self, request: RequestHeader, body: requests.LseekRequest) -> Reply:

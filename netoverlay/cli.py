@@ -120,6 +120,30 @@ def status(mountpoint: str | None, as_json: bool, locks: bool) -> None:
 
 
 @main.command()
+@click.argument("target", metavar="PROFILE|MOUNTPOINT")
+@click.pass_context
+def settle(context: click.Context, target: str) -> None:
+    """Bring to the upper what its lazily copied files still have in the base only.
+
+    Then the upper is whole without the base, and can be given to other programs. It may be in use meanwhile.
+    """
+    from netoverlay.settle import settle as settle_target
+    from netoverlay.status.rendering import lazy_line, settling_shown
+
+    with settling_shown(sys.stderr) as show:
+        left = settle_target(target, show)
+    if left is None:
+        click.echo("nothing to settle: no file is copied lazily there")
+        return
+    for file in left.unsettled:
+        _FailureError(f"{file.path or target}: {file.reason}").show()
+    if left.files or left.unsettled:
+        click.echo(lazy_line(left))
+        context.exit(1)
+    click.echo("settled: the upper is whole")
+
+
+@main.command()
 def profiles() -> None:
     """List the profiles that can be mounted by name."""
     from netoverlay.config.find import list_profiles
@@ -144,3 +168,50 @@ def check(context: click.Context, profile: str) -> None:
     for problem in problems:
         _FailureError(str(problem)).show()
     context.exit(1 if problems else 0)
+
+
+@main.command()
+@click.argument("profile")
+@click.argument("globs", metavar="[GLOB]...", nargs=-1)
+@click.pass_context
+def prefetch(context: click.Context, profile: str, globs: tuple[str, ...]) -> None:
+    """Fetch from the servers of PROFILE what is not in the caches yet, so that it is there without them.
+
+    Of an immutable layer that is the listings of its directories and the content of its files; of another one the
+    content alone. A GLOB says which files: it matches a path from the root of the layer ("*" also matches slashes), or
+    a directory, for all that is in it. Without one it is everything. The profile may be mounted or not, and a prefetch
+    that was interrupted goes on where it was.
+    """
+    from netoverlay.config.load import load_profile
+    from netoverlay.prefetching import prefetch as fill_caches
+    from netoverlay.status.prefetch_view import prefetch_line, prefetch_shown, problem_lines
+
+    settings = load_profile(profile)
+    with prefetch_shown(sys.stderr) as show:
+        reports = fill_caches(settings, globs, show)
+    if not reports:
+        click.echo("nothing to prefetch: no lower layer is on a server")
+    for layer, progress in reports:
+        click.echo(prefetch_line(str(layer.url), progress))
+        for line in problem_lines(progress):
+            _FailureError(line).show()
+    context.exit(1 if any(progress.missed or progress.left_out for _, progress in reports) else 0)
+
+
+@main.group()
+def cache() -> None:
+    """What is kept of remote layers on local disk."""
+
+
+@cache.command()
+@click.argument("profile")
+def drop(profile: str) -> None:
+    """Remove what is kept of the lower layers of PROFILE, as after a change of a base that is called immutable.
+
+    A mount that is there still remembers what it has seen: mount it again. Other layers keep theirs.
+    """
+    from netoverlay.config.load import load_profile
+    from netoverlay.prefetching import drop as drop_kept
+    from netoverlay.status.rendering import in_units
+
+    click.echo(f"{in_units(drop_kept(load_profile(profile)))} freed")

@@ -7,19 +7,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from netoverlay.backend_api import Backend, Capabilities
+from netoverlay.backend_api import Backend, Capabilities, FileStat
 from netoverlay.backend_api.registry import load_plugin
 from netoverlay.backend_api.url import LOCAL_SCHEME
 from netoverlay.cache.content import ContentCache
 from netoverlay.cache.disk_store import DiskStore
+from netoverlay.cache.kept_layer import KeptLayer
 from netoverlay.cache.metadata import MetadataCache
 from netoverlay.config.errors import ConfigError, error_line
 from netoverlay.config.model import LowerSettings, Profile, UpperSettings
 from netoverlay.connecting_upper import RemoteUpper, UpperPlaces, local_upper
 from netoverlay.overlay.layers import FOR_EVER_NS, UPPER_NUMBER, Layer, LayerStack, UpperLayer
+from netoverlay.overlay.lazy_upper import LazyUpper
 from netoverlay.overlay.metacopy import with_data_below
 from netoverlay.overlay.ownership import Held
 from netoverlay.overlay.whiteouts import check_work_directory, lower_format, upper_format
+from netoverlay.wrappers.availability import AvailabilityBackend
 from netoverlay.wrappers.limits import LimitedBackend
 from netoverlay.wrappers.metrics import MeteredBackend
 from netoverlay.wrappers.owners import OwnersBackend
@@ -38,6 +41,8 @@ class ConnectedLayer:
     meter: MeteredBackend
     """Counts what reaches the layer, below the caches."""
     capabilities: Capabilities
+    content: ContentCache | None = None
+    """Of a lower that is not local: what `backend` is made of, without the owners that are shown."""
     held: Held | None = None
     """The ownership of an upper that had to be owned before it could be connected."""
 
@@ -64,21 +69,54 @@ class ConnectedLayer:
         return isinstance(self.settings, UpperSettings)
 
 
-def connect_lower(profile: Profile, settings: LowerSettings, store: DiskStore) -> ConnectedLayer:
-    """Connect a lower layer; what is read of a remote one is kept in `store`. ConfigError if that fails."""
+def connect_lower(
+    profile: Profile, settings: LowerSettings, store: DiskStore, *, at_once: bool = False
+) -> ConnectedLayer:
+    """Connect a lower layer; what is read of a remote one is kept in `store`. ConfigError if that fails.
+
+    An immutable one that was connected before is connected in the background, unless it is to be `at_once`.
+    """
     with _blaming(profile, settings):
         backend = load_plugin(settings.url.scheme).create(settings.url, settings.options, settings.deadline)
     if settings.url.scheme == LOCAL_SCHEME:
         meter = MeteredBackend(backend)
-        stacked: Backend = meter
+        content = None
     else:
-        meter = MeteredBackend(RetryingBackend(LimitedBackend(backend, settings.deadline), settings.deadline))
-        metadata = MetadataCache(meter, ttl=None if settings.immutable else settings.ttl)
-        # Outside, so that what version of a file is wanted is known without asking the layer.
-        stacked = ContentCache(metadata, store, immutable=settings.immutable)
+        patient = settings.on_down == "wait"
+        limited = LimitedBackend(backend, settings.deadline)
+        meter = MeteredBackend(RetryingBackend(limited, settings.deadline, patient=patient))
+        content = _cached(settings, meter, store, at_once=at_once)
+    stacked: Backend = content or meter
     if settings.owners is not None:
         stacked = OwnersBackend(stacked, settings.owners)
-    return _connect(profile, settings, stacked, meter)
+    return _connect(profile, settings, stacked, meter, content)
+
+
+def _cached(settings: LowerSettings, meter: MeteredBackend, store: DiskStore, *, at_once: bool) -> ContentCache:
+    """A remote lower with its caches."""
+    kept = KeptLayer(store, meter.identity(), meter.appearance()) if settings.immutable else None
+    facts = None if kept is None else kept.facts
+
+    def connected(capabilities: Capabilities, root: FileStat) -> None:
+        if kept is not None:
+            kept.connected(capabilities, root, asked_user=meter.asks_user())
+
+    available = AvailabilityBackend(
+        meter,
+        settings.deadline,
+        patient=settings.on_down == "wait",
+        known=None if facts is None or at_once else facts.capabilities,
+        at_once=facts is not None and facts.asked_user,
+        on_connected=connected,
+    )
+    metadata = MetadataCache(
+        available,
+        ttl=None if settings.immutable else settings.ttl,
+        kept=kept,
+        is_down=available.is_down if settings.on_down == "cache" else lambda: False,
+    )
+    # Outside, so that what version of a file is wanted is known without asking the layer.
+    return ContentCache(metadata, store, immutable=settings.immutable)
 
 
 def connect_upper(profile: Profile, settings: UpperSettings, mountpoint: str | None) -> ConnectedLayer:
@@ -90,7 +128,7 @@ def connect_upper(profile: Profile, settings: UpperSettings, mountpoint: str | N
         if settings.url.scheme != LOCAL_SCHEME:
             upper = RemoteUpper(settings, mountpoint)
             capabilities = upper.connect()
-            return ConnectedLayer(settings, upper.backend, upper.meter, capabilities, upper.held)
+            return ConnectedLayer(settings, upper.backend, upper.meter, capabilities, held=upper.held)
         meter = local_upper(settings)
     return _connect(profile, settings, meter, meter)
 
@@ -106,9 +144,13 @@ def layer_stack(profile: Profile, upper: ConnectedLayer | None, lowers: list[Con
             marks = upper_format(upper.backend, upper.capabilities)
             places = UpperPlaces(upper.settings)
             check_work_directory(upper.backend, places.work)
+            lazy = None
+            if upper.capabilities.local:
+                lazy = LazyUpper(upper.backend, marks, upper.capabilities, places.root, places.work, below)
             stacked = UpperLayer(
                 number=UPPER_NUMBER,
-                backend=with_data_below(upper.backend, marks, places.root, below),
+                backend=lazy or with_data_below(upper.backend, marks, places.root, below),
+                lazy=lazy,
                 capabilities=upper.capabilities,
                 format=marks,
                 marks=marks,
@@ -139,7 +181,11 @@ def _lower_layer(lower: ConnectedLayer, number: int, below: tuple[Layer, ...]) -
 
 
 def _connect(
-    profile: Profile, settings: LowerSettings | UpperSettings, backend: Backend, meter: MeteredBackend
+    profile: Profile,
+    settings: LowerSettings | UpperSettings,
+    backend: Backend,
+    meter: MeteredBackend,
+    content: ContentCache | None = None,
 ) -> ConnectedLayer:
     with _blaming(profile, settings):
         try:
@@ -147,7 +193,7 @@ def _connect(
         except BaseException:
             backend.close()
             raise
-    return ConnectedLayer(settings, backend, meter, capabilities)
+    return ConnectedLayer(settings, backend, meter, capabilities, content)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+from netoverlay.background_settling import BackgroundSettling, follow
 from netoverlay.bridge import Bridge, errno_of
 from netoverlay.cache.disk_store import DiskStore
 from netoverlay.config.errors import ConfigError
@@ -24,7 +25,7 @@ from netoverlay.mount_status import control_server
 from netoverlay.overlay.lock_rules import Keeping, LockMode, in_words, keeping
 from netoverlay.overlay.overlay import Overlay
 from netoverlay.overlay.owner import UpperHeldError
-from netoverlay.status.snapshot import LayerReport, capability_table
+from netoverlay.status.snapshot import LayerReport, LazyStatus, capability_table
 
 logger = logging.getLogger(__name__)
 
@@ -44,23 +45,18 @@ def serve(
     """
     _allow_open_files()
     with ExitStack() as cleanup:
-        layers = _connect_layers(profile, str(mountpoint), _content_store(profile, cleanup), cleanup)
-        upper = next((layer for layer in layers if layer.is_upper), None)
-        stack = layer_stack(profile, upper, [layer for layer in layers if not layer.is_upper])
-        try:
-            held = None if upper is None else upper.held
-            overlay = Overlay(stack, str(mountpoint), held, LockMode(profile.locks.mode))
-        except UpperHeldError as error:
-            raise ConfigError(profile.file, "upper.url", str(error.strerror)) from None
-        cleanup.callback(overlay.close)
+        layers, overlay = _open_overlay(profile, str(mountpoint), cleanup)
+        stack = overlay.tree.stack
+        settling = BackgroundSettling(overlay.settler)
+        cleanup.callback(settling.stop)
         mounted = mount(str(mountpoint), _mount_options(profile, layers))
-        settings = SessionSettings(auto_inval_data=not stack.unchanging, cache_symlinks=stack.unchanging)
+        settings = SessionSettings(auto_inval_data=not stack.unchanging, cache_symlinks=stack.lowers_unchanging)
         session = Session(Channel(mounted.device), Bridge(overlay), settings, errno_of)
         overlay.file_locks.drop_cached = lambda inode: session.notifier.invalidate_inode(inode.nodeid)
         overlay.validity.expire_name = lambda directory, name: session.notifier.expire_entry(directory.nodeid, name)
         with ExitStack() as until_served:
             until_served.callback(mounted.detach)
-            control = control_server(profile, mounted.mountpoint, layers, session, overlay)
+            control = control_server(profile, mounted.mountpoint, layers, session, overlay, settling)
             session.handshake()
             control.start()
             cleanup.callback(control.stop)
@@ -92,6 +88,29 @@ def check(profile: Profile) -> list[LayerReport]:
                 report = LayerReport(key=settings.key, url=str(settings.url), capabilities=table, locks=locks)
             reports.append(report)
     return reports
+
+
+def settle_unmounted(profile: Profile, show: Callable[[LazyStatus], object]) -> LazyStatus | None:
+    """Settle the upper of a profile that is not mounted, as settle() says. ConfigError as serve()."""
+    with ExitStack() as cleanup:
+        _, overlay = _open_overlay(profile, f"netoverlay settle {profile.name}", cleanup)
+        settling = BackgroundSettling(overlay.settler)
+        cleanup.callback(settling.stop)
+        settling.start()
+        return follow(settling.status, show)
+
+
+def _open_overlay(profile: Profile, mountpoint: str, cleanup: ExitStack) -> tuple[list[ConnectedLayer], Overlay]:
+    """The overlay of a profile, whose upper is owned from then on for what is mounted at `mountpoint`."""
+    layers = _connect_layers(profile, mountpoint, _content_store(profile, cleanup), cleanup)
+    upper = next((layer for layer in layers if layer.is_upper), None)
+    stack = layer_stack(profile, upper, [layer for layer in layers if not layer.is_upper])
+    try:
+        overlay = Overlay(stack, mountpoint, None if upper is None else upper.held, LockMode(profile.locks.mode))
+    except UpperHeldError as error:
+        raise ConfigError(profile.file, "upper.url", str(error.strerror)) from None
+    cleanup.callback(overlay.close)
+    return layers, overlay
 
 
 def _allow_open_files() -> None:
@@ -139,7 +158,7 @@ def _connect(
     if isinstance(settings, UpperSettings):
         layer = connect_upper(profile, settings, mountpoint)
     else:
-        layer = connect_lower(profile, settings, store)
+        layer = connect_lower(profile, settings, store, at_once=mountpoint is None)
     cleanup.callback(layer.backend.close)
     if layer.held is not None:
         cleanup.callback(layer.held.release)

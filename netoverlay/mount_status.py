@@ -6,6 +6,7 @@ import os
 import time
 
 from netoverlay.backend_api import LockKind
+from netoverlay.background_settling import BackgroundSettling
 from netoverlay.config.model import Profile
 from netoverlay.connecting import ConnectedLayer
 from netoverlay.fuse.session import Session
@@ -27,7 +28,12 @@ from netoverlay.status.snapshot import (
 
 
 def control_server(
-    profile: Profile, mountpoint: str, layers: list[ConnectedLayer], session: Session, overlay: Overlay
+    profile: Profile,
+    mountpoint: str,
+    layers: list[ConnectedLayer],
+    session: Session,
+    overlay: Overlay,
+    settling: BackgroundSettling,
 ) -> ControlServer:
     """Answers for the mount on its control socket, once it is started."""
     status = MountStatus(
@@ -41,9 +47,11 @@ def control_server(
     def snapshot() -> StatusSnapshot:
         told = tuple(_layer_status(layer, mountpoint, LockMode(profile.locks.mode)) for layer in layers)
         locks = tuple(_lock_status(found, layers) for found in all_locks(overlay.file_locks))
-        return StatusSnapshot(mount=status, layers=told, requests=session.counters(), locks=locks)
+        return StatusSnapshot(
+            mount=status, layers=told, requests=session.counters(), locks=locks, lazy=settling.status()
+        )
 
-    return ControlServer(mountpoint, snapshot)
+    return ControlServer(mountpoint, snapshot, settling.start)
 
 
 def _lock_status(found: ReportedLock, layers: list[ConnectedLayer]) -> LockStatus:
@@ -72,6 +80,7 @@ def _layer_status(layer: ConnectedLayer, mountpoint: str, mode: LockMode) -> Lay
         role="upper" if layer.is_upper else "lower",
         url=str(layer.settings.url),
         state=layer.backend.connection_state(),
+        problem=layer.backend.connection_problem(),
         capabilities=capability_table(layer.capabilities),
         locks=in_words(mode, layer, is_upper=layer.is_upper),
         counters=layer.meter.snapshot(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import stat as stat_bits
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from netoverlay.backend_api import (
     Access,
@@ -29,7 +29,6 @@ from netoverlay_sftp.connection import Session, connect
 from netoverlay_sftp.errors import StatusError
 from netoverlay_sftp.file import SftpFile
 from netoverlay_sftp.handles import SftpHandles
-from netoverlay_sftp.login import Login
 from netoverlay_sftp.options import SftpOptions
 from netoverlay_sftp.paths import PathMap, decode, encode
 from netoverlay_sftp.protocol import (
@@ -43,6 +42,9 @@ from netoverlay_sftp.protocol import (
 )
 from netoverlay_sftp.ssh_stream import OpenSshConnection
 from netoverlay_sftp.streams import SshConnection
+
+if TYPE_CHECKING:
+    from netoverlay_sftp.login import Login
 
 _ACCESS_FLAGS = {
     Access.READ: OpenFlags.READ,
@@ -60,13 +62,6 @@ _UNOPENABLE = {
 """What open() says of a type that it must not even try: a server's open(2) of a FIFO would wait for its other end."""
 
 
-def connection_maker(url: LayerUrl, options: SftpOptions, deadline: float) -> Callable[[], SshConnection]:
-    """What logs in, by options.transport."""
-    if options.transport == "ssh":
-        return lambda: OpenSshConnection(url, options, deadline)
-    return Login(url, options, deadline).connect
-
-
 class SftpBackend(Backend):
     """Everything that SFTP version 3 with OpenSSH's extensions can do.
 
@@ -79,8 +74,10 @@ class SftpBackend(Backend):
         """Connects to nothing yet. `deadline` in seconds: for each reply of the server, and for connecting."""
         self._url = url
         self._paths = PathMap(url.path)
-        login = connection_maker(url, options, deadline)
-        self._connector = Connector(lambda: connect(login, deadline), deadline)
+        self._options = options
+        self._deadline = deadline
+        self._login: Login | None = None
+        self._connector = Connector(lambda: connect(self._log_in, deadline), deadline)
         self._handles = SftpHandles(self._connector.session, url)
 
     def connect(self) -> Capabilities:
@@ -110,6 +107,9 @@ class SftpBackend(Backend):
 
     def identity(self) -> str:
         return str(self._url)
+
+    def asks_user(self) -> bool:
+        return self._login is not None and self._login.asked_user
 
     def connection_state(self) -> str:
         return self._connector.state()
@@ -236,6 +236,16 @@ class SftpBackend(Backend):
             except StatusError as error:
                 raise diagnosis.of_rename(session.metadata, error, old_on_server, new_on_server) from error
         self._handles.renamed(old_on_server, new_on_server)
+
+    def _log_in(self) -> SshConnection:
+        if self._options.transport == "ssh":
+            return OpenSshConnection(self._url, self._options, self._deadline)
+        if self._login is None:
+            # Here, for paramiko takes longer to import than a mount that needs no server takes to be ready.
+            from netoverlay_sftp.login import Login  # noqa: PLC0415
+
+            self._login = Login(self._url, self._options, self._deadline)
+        return self._login.connect()
 
     def _rename(self, session: Session, old: bytes, new: bytes) -> None:
         both = pack_strings(old, new)

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from netoverlay.backend_api import LayerSetupError
 from netoverlay.backend_api.pieces import FAR_SECONDS
 from netoverlay_sftp.channel import SftpChannel
-from netoverlay_sftp.errors import connection_error
 from netoverlay_sftp.streams import SshConnection
 
 MAX_DATA_CHANNELS = 4
@@ -92,6 +91,8 @@ def connect(login: Callable[[], SshConnection], deadline: float) -> Session:
     except BaseException as error:
         connection.close()
         if isinstance(error, Exception):
+            from netoverlay_sftp.connection_errors import connection_error  # noqa: PLC0415  (as in backend.py)
+
             raise connection_error(error, connection.server) from error
         raise
     _log.info("%s: connected in %.2f s", connection.server, time.monotonic() - started_at)

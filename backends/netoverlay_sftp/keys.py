@@ -64,6 +64,11 @@ class KeyRing:
     deadline: float
     _unlocked: dict[Path, bytes] = field(default_factory=dict, repr=False)
 
+    @property
+    def asked_user(self) -> bool:
+        """Whether somebody had to be asked for a passphrase."""
+        return bool(self._unlocked)
+
     def candidates(self, settings: HostSettings, agent: SocketAgent | None, notes: list[str]) -> Iterator[Candidate]:
         """In ssh's order: the agent's keys that the settings name, its others, then files. `notes` tells what was
         left out, and why."""

@@ -9,7 +9,7 @@ import paramiko
 
 from netoverlay.backend_api import LayerSetupError, LayerUrl, UnavailableError
 from netoverlay_sftp import host_keys
-from netoverlay_sftp.errors import connection_error, peer_errors
+from netoverlay_sftp.connection_errors import connection_error, peer_errors
 from netoverlay_sftp.keys import KeyRing, SocketAgent
 from netoverlay_sftp.options import SftpOptions
 from netoverlay_sftp.paramiko_stream import LOG_CHANNEL, Duplex, ParamikoConnection, WatchedSocket, open_transport
@@ -36,6 +36,11 @@ class Login:
         self._options = options
         self._deadline = deadline
         self._keys = KeyRing(deadline)
+
+    @property
+    def asked_user(self) -> bool:
+        """Whether somebody had to be asked for a passphrase."""
+        return self._keys.asked_user
 
     def connect(self) -> ParamikoConnection:
         """Log in. LayerSetupError or UnavailableError, naming the host that it failed at."""

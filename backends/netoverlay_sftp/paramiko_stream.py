@@ -22,7 +22,7 @@ from paramiko.common import cMSG_GLOBAL_REQUEST
 
 from netoverlay.backend_api import LayerSetupError, Readable
 from netoverlay.backend_api.leadership import TICK_SECONDS
-from netoverlay_sftp.errors import connection_error, peer_errors
+from netoverlay_sftp.connection_errors import connection_error, peer_errors
 from netoverlay_sftp.streams import ByteStream, Liveness, SshConnection, set_timeout
 
 WINDOW_BYTES = 64 << 20

@@ -39,7 +39,7 @@ from netoverlay_smb.options import SmbOptions
 from netoverlay_smb.outgoing import Link
 from netoverlay_smb.paths import PathMap
 from netoverlay_smb.protocol import PREVIOUS_HANDLE, CreateOptions, Disposition, FileAccess, VolumeClass
-from netoverlay_smb.session import Session, connect
+from netoverlay_smb.session import Session
 
 _TIME_UNIT_NS = 100
 
@@ -90,6 +90,9 @@ class SmbBackend(Backend):
         )
 
     def _new_session(self) -> Session:
+        # Here, for what logs in takes longer to import than a mount that needs no server takes to be ready.
+        from netoverlay_smb.connecting import connect  # noqa: PLC0415
+
         session = connect(self._url, self._options, self._deadline, self._lost)
         self._lost = session.link
         try:
@@ -128,6 +131,14 @@ class SmbBackend(Backend):
 
     def identity(self) -> str:
         return str(self._url)
+
+    def appearance(self) -> str:
+        options = self._options
+        return f"{options.permissions} {options.file_mode:o} {options.dir_mode:o}"
+
+    def asks_user(self) -> bool:
+        """What the program asks, and whom, is not known here: `pass` may want the passphrase of its key."""
+        return bool(self._options.password_command)
 
     def connection_state(self) -> str:
         return self._connector.state()

@@ -16,8 +16,7 @@ from netoverlay.backend_api.places import FilePlace
 from netoverlay_smb import commands, look, names, replies
 from netoverlay_smb.engine import Request
 from netoverlay_smb.errors import StatusError
-from netoverlay_smb.handshake import DEFAULT_PORT
-from netoverlay_smb.protocol import CreateOptions, FileAccess, FileAttributes, InfoClass, ProtocolError
+from netoverlay_smb.protocol import DEFAULT_PORT, CreateOptions, FileAccess, FileAttributes, InfoClass, ProtocolError
 from netoverlay_smb.replies import Copied
 from netoverlay_smb.session import Session
 from netoverlay_smb.status import NOT_SUPPORTED, Status

@@ -15,11 +15,12 @@ from smbprotocol.tree import TreeConnect
 
 from netoverlay.backend_api import LayerSetupError, LayerUrl, UnavailableError
 from netoverlay_smb import names
+from netoverlay_smb.connection_errors import Stage, connection_error, peer_errors
 from netoverlay_smb.credentials import Credentials
-from netoverlay_smb.errors import Stage, connection_error, peer_errors
-from netoverlay_smb.handshake import DEFAULT_PORT, LoggedIn, Target, connect_share, log_in
+from netoverlay_smb.handshake import LoggedIn, Target, connect_share, log_in
 from netoverlay_smb.options import SmbOptions
 from netoverlay_smb.outgoing import Link
+from netoverlay_smb.protocol import DEFAULT_PORT
 
 _MAX_HOPS = 8
 _REPLY_BYTES = 8192

@@ -23,13 +23,14 @@ from smbprotocol.tree import TreeConnect
 
 from netoverlay.backend_api import LayerSetupError, UnavailableError
 from netoverlay.backend_api.leadership import TICK_SECONDS
+from netoverlay_smb.connection_errors import Stage, connection_error, peer_errors
 from netoverlay_smb.credentials import Credentials
-from netoverlay_smb.errors import Stage, connection_error, peer_errors
 from netoverlay_smb.frames import MAX_FRAME_BYTES
 from netoverlay_smb.options import SmbOptions
 from netoverlay_smb.outgoing import Link
 from netoverlay_smb.protection import CmacSigner, GmacSigner, HmacSigner, Sealer, Signer
 from netoverlay_smb.protocol import (
+    DEFAULT_PORT,
     HEADER_BYTES,
     LENGTH_BYTES,
     MAGIC,
@@ -40,7 +41,6 @@ from netoverlay_smb.protocol import (
 )
 from netoverlay_smb.status import Status
 
-DEFAULT_PORT = 445
 _NEGATIVE_SESSION_RESPONSE = 0x83
 """RFC 1002 4.3.4, in place of a message's length: what Samba says to an address that it denies (`hosts deny`)."""
 _CIPHERS = {

@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 import struct
 
+DEFAULT_PORT = 445
+
 
 class ProtocolError(Exception):
     """The server sent what is no proper SMB2."""

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
-from netoverlay.backend_api import LayerUrl, UnavailableError
+from netoverlay.backend_api import UnavailableError
 from netoverlay.backend_api.pieces import Window
-from netoverlay_smb import dfs, replies
+from netoverlay_smb import replies
 from netoverlay_smb.commands import Body
-from netoverlay_smb.credentials import resolve
 from netoverlay_smb.engine import Engine, Request
 from netoverlay_smb.errors import StatusError, describe, describe_status
-from netoverlay_smb.handshake import take_over
-from netoverlay_smb.options import SmbOptions
 from netoverlay_smb.outgoing import Link
 from netoverlay_smb.protocol import ProtocolError
 from netoverlay_smb.replies import Copied
@@ -110,28 +106,3 @@ class ServerHandle:
 
     session: Session
     raw: bytes
-
-
-def connect(url: LayerUrl, options: SmbOptions, deadline: float, previous: Link | None = None) -> Session:
-    """Log in at the server that holds the directory of `url`. LayerSetupError, UnavailableError.
-
-    `previous` is what a connection that was lost had.
-    """
-    started_at = time.monotonic()
-    credentials = resolve(url, options, deadline)
-    place = dfs.find(url, credentials, options, started_at + deadline, previous)
-    try:
-        link = take_over(place.login, place.tree, deadline)
-        session = Session(link, place.root, deadline, is_referred=place.is_referred)
-    except BaseException:
-        place.login.close()
-        raise
-    protection = link.sealer or link.signer
-    _log.info(
-        "%s: connected in %.2f s, SMB %x, %s",
-        link.server,
-        time.monotonic() - started_at,
-        link.dialect,
-        protection.name if protection else "neither signed nor encrypted",
-    )
-    return session

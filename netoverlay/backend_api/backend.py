@@ -162,7 +162,7 @@ class Backend(abc.ABC):
 
     @abc.abstractmethod
     def connect(self) -> Capabilities:
-        """Reach the root. Call once, before anything else.
+        """Reach the root. Call it before anything else, again only if it failed.
 
         UnavailableError if it cannot be reached now, LayerSetupError if it never will be as things are.
         """
@@ -199,9 +199,22 @@ class Backend(abc.ABC):
         """Names what is mounted (scheme, host, port, user, root), the same in every process; holds no secret."""
         raise NotSupportedError("identity")
 
+    def appearance(self) -> str:
+        """What of the options changes the attributes that are told: two backends of one identity and one appearance
+        tell the same."""
+        return ""
+
+    def asks_user(self) -> bool:
+        """Whether connect() had to ask the user something, or may have to next time: to be called while he is there."""
+        return False
+
     def connection_state(self) -> str:
         """One word for `status`: "connected", "reconnecting", "down"."""
         return "connected"
+
+    def connection_problem(self) -> str | None:
+        """One line for `status` on why the layer is not connected, if that is known."""
+        return None
 
     def readlink(self, path: LayerPath) -> str:
         """The target of a symbolic link. EINVAL if it is none."""

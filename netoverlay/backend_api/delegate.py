@@ -145,8 +145,17 @@ class DelegatingBackend(Backend):
     def identity(self) -> str:
         return self.inner.identity()
 
+    def appearance(self) -> str:
+        return self.inner.appearance()
+
+    def asks_user(self) -> bool:
+        return self.inner.asks_user()
+
     def connection_state(self) -> str:
         return self.inner.connection_state()
+
+    def connection_problem(self) -> str | None:
+        return self.inner.connection_problem()
 
     def readlink(self, path: LayerPath) -> str:
         return self.inner.readlink(path)

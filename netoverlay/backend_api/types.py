@@ -194,7 +194,7 @@ class Capabilities:
     xattrs: bool = False
     """Extended attributes, at least in the name space "user."."""
     privileged_xattrs: bool = False
-    """Also "trusted.", and whatever is in "security."."""
+    """Also "trusted.", and whatever is in "security."; a layer on a server without it has none in "system." either."""
     file_ids: bool = False
     link_counts: bool = False
     atomic_replace: bool = False

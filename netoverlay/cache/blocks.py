@@ -12,7 +12,7 @@ from typing import Protocol
 from cachetools import LRUCache
 
 from netoverlay.cache.ahead import log_failure
-from netoverlay.cache.disk_store import DiskStore, entry_key
+from netoverlay.cache.disk_store import DiskStore, part_key
 from netoverlay.cache.single_flight import SingleFlight
 
 BLOCK = 1 << 20
@@ -25,6 +25,11 @@ RECENT_BLOCKS = 32
 _SEQUENTIAL_READS = 2
 
 _log = logging.getLogger(__name__)
+
+
+def block_range(size: int) -> range:
+    """The indexes of the blocks of a file of `size` bytes."""
+    return range((size + BLOCK - 1) // BLOCK)
 
 
 class BlockSource(Protocol):
@@ -59,7 +64,7 @@ class Blocks:
 
     def read(self, source: BlockSource, index: int) -> bytes:
         """The block. Errors of the layer."""
-        key = entry_key(source.key, index)
+        key = part_key(source.key, index)
         with self._lock:
             block = self._recent.get(key)
         if block is not None:
@@ -71,6 +76,14 @@ class Blocks:
                 raise
             # It was fetched for another open file of the same content, which has been closed.
             return self._load(source, index, key)
+
+    def keep(self, source: BlockSource, index: int) -> int | None:
+        """Have a block in the store. The bytes that had to be fetched for it; None if it could not be kept."""
+        key = part_key(source.key, index)
+        if key in self._store:
+            return 0
+        count = len(self.read(source, index))
+        return count if key in self._store else None
 
     def ahead(self, source: BlockSource, indexes: Iterable[int]) -> None:
         """Fetch blocks in the background. What fails is met by whoever needs it."""
@@ -106,7 +119,7 @@ class Blocks:
             self._recent[key] = block
 
     def _read_ahead(self, source: BlockSource, index: int) -> None:
-        key = entry_key(source.key, index)
+        key = part_key(source.key, index)
         with self._lock:
             is_here = key in self._recent
         if is_here or source.is_closed or self._closed or key in self._flights or key in self._store:

@@ -34,9 +34,9 @@ from netoverlay.backend_api.types import (
     split_path,
 )
 from netoverlay.cache.ahead import Ahead
-from netoverlay.cache.blocks import Blocks
+from netoverlay.cache.blocks import Blocks, block_range
 from netoverlay.cache.cached_file import BlockFile, Origin, WholeFile, version
-from netoverlay.cache.disk_store import MAX_ENTRY, DiskStore, entry_key
+from netoverlay.cache.disk_store import MAX_ENTRY, DiskStore, layer_key
 from netoverlay.cache.single_flight import SingleFlight
 
 WHOLE_FILE = MAX_ENTRY
@@ -99,7 +99,7 @@ class ContentCache(DelegatingBackend):
             stat = self.inner.stat(path)
             if self._may_keep(stat):
                 origin = self._origin(path, stat)
-                return self._open_cached(origin, entry_key(identity, path, *version(stat)))
+                return self._open_cached(origin, layer_key(identity, path, *version(stat)))
         return self.inner.open(path, access, create=create, truncate=truncate, mode=mode)
 
     def unlink(self, path: LayerPath) -> None:
@@ -113,6 +113,26 @@ class ContentCache(DelegatingBackend):
     def set_attributes(self, path: LayerPath, change: AttributeChange) -> None:
         self._identity = None
         self.inner.set_attributes(path, change)
+
+    def keep(self, path: LayerPath, part: range | None = None) -> int | None:
+        """Have the content of a file in the store, of a large one the blocks of `part`: how many bytes were fetched.
+
+        None if it is not kept: it is changing, or no regular file, or the store cannot be written.
+        """
+        stat = self.inner.stat(path)
+        identity = self._identity
+        if identity is None or not self._may_keep(stat):
+            return None
+        key = layer_key(identity, path, *version(stat))
+        origin = self._origin(path, stat)
+        if stat.size <= WHOLE_FILE:
+            if key in self._store:
+                return 0
+            fetched = self._flights.do(key, lambda: self._fetch(origin, key))
+            return len(fetched.data) if fetched.data is not None and key in self._store else None
+        with BlockFile(origin, key, self._blocks) as file:
+            found = [self._blocks.keep(file, index) for index in part or block_range(stat.size)]
+        return None if None in found else sum(count or 0 for count in found)
 
     def _may_keep(self, stat: FileStat) -> bool:
         if stat.type is not FileType.REGULAR:
@@ -173,7 +193,7 @@ class ContentCache(DelegatingBackend):
         stat = self.inner.stat(path)
         identity = self._identity
         if identity is not None and self._may_keep(stat):
-            key = entry_key(identity, path, *version(stat))
+            key = layer_key(identity, path, *version(stat))
             if key not in self._store:
                 with self._lock:
                     self._fetched_ahead[key] = None

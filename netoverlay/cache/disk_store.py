@@ -1,10 +1,12 @@
-"""Pieces of file content on local disk, shared by all mounts of a user, bounded, checked when they are read.
+"""What was read of layers, on local disk: shared by all mounts of a user, bounded, checked when it is read.
 
     DIRECTORY/content-1/SHARD/KEY        the content, nothing else, so that its descriptor can stand for the file
     DIRECTORY/content-1/SHARD/KEY.sum    a symbolic link whose target is the BLAKE2b digest of the content
     DIRECTORY/content-1/incoming/        what is being written, renamed when it is whole
 
 A key stands for one content for ever, so two processes that write one entry write the same, and no locks are needed.
+Where they do not (what is known of a layer, kept_layer.py), an entry read between the two renames looks damaged, and is
+gone: it is to be such as can be had again. The last characters of a key say of which layer it is, to drop all of it.
 Nothing is synced: after a crash an entry may be short or zeros, which its digest shows. The modification time of an
 entry is the time of its last use. Each shard is held to its part of the limit by whoever writes to it.
 """
@@ -38,6 +40,8 @@ _ABANDONED_SECONDS = 3600
 _PAUSE_SECONDS = 60.0
 """How long nothing is written after writing failed."""
 _MAX_VERIFIED = 100_000
+_KEY_CHARACTERS = 40
+_MARK_CHARACTERS = 16
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +63,20 @@ def entry_key(*parts: str | int | None) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=20).hexdigest()
 
 
+def layer_key(layer: str, *parts: str | int | None) -> str:
+    """As entry_key(), of something of the layer with the identity `layer`: DiskStore.drop_layer() finds it."""
+    return entry_key(layer, *parts) + _layer_mark(layer)
+
+
+def part_key(whole: str, *parts: str | int | None) -> str:
+    """The key of a part of what has the key `whole`, of the same layer."""
+    return entry_key(whole, *parts) + whole[_KEY_CHARACTERS:]
+
+
+def _layer_mark(layer: str) -> str:
+    return entry_key("layer", layer)[:_MARK_CHARACTERS]
+
+
 def _digest(data: bytes | memoryview) -> str:
     return hashlib.blake2b(data, digest_size=20).hexdigest()
 
@@ -72,7 +90,9 @@ class DiskStore:
 
     def __init__(self, directory: str, limit: int = DEFAULT_LIMIT) -> None:
         self._name = os.path.join(directory, _LAYOUT)
-        self._shard_limit = max(limit, MIN_LIMIT) // SHARDS
+        self.limit = max(limit, MIN_LIMIT)
+        """Bytes on disk, about."""
+        self._shard_limit = self.limit // SHARDS
         self._lock = threading.Lock()
         self._verified: LRUCache[str, tuple[int, int]] = LRUCache(_MAX_VERIFIED)
         """Of entries whose digest was right: inode number and size."""
@@ -159,6 +179,25 @@ class DiskStore:
             return False
         self._account(root.descriptor, key, len(data), inode)
         return True
+
+    def drop_layer(self, layer: str) -> int:
+        """Remove what is kept of the layer with the identity `layer`, and tell how many bytes it took. OSError."""
+        root = self._root
+        if root is None:
+            return 0
+        mark = _layer_mark(layer)
+        freed = 0
+        for number in range(SHARDS):
+            shard = os.open(_shard_name(number), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root.descriptor)
+            try:
+                used, _ = _survey(shard)
+                for _, size, name in used:
+                    if name[_KEY_CHARACTERS:] == mark:
+                        self._drop(shard, name)
+                        freed += size
+            finally:
+                os.close(shard)
+        return freed
 
     def _write(self, root: int, incoming: str, key: str, data: bytes | memoryview) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -258,7 +297,7 @@ class DiskStore:
                 raise OSError(errno.EACCES, f"it belongs to user {status.st_uid}, not to {os.geteuid()}", self._name)
             if stat_bits.S_IMODE(status.st_mode) != 0o700:
                 os.fchmod(root, 0o700)
-            for name in (_INCOMING, *(f"{number:02x}" for number in range(SHARDS))):
+            for name in (_INCOMING, *map(_shard_name, range(SHARDS))):
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(name, 0o700, dir_fd=root)
         except BaseException:
@@ -282,7 +321,11 @@ class DiskStore:
 
 
 def _shard(key: str) -> str:
-    return f"{int(key[:2], 16) % SHARDS:02x}"
+    return _shard_name(int(key[:2], 16) % SHARDS)
+
+
+def _shard_name(number: int) -> str:
+    return f"{number:02x}"
 
 
 def _path(key: str) -> str:

@@ -12,12 +12,13 @@ import enum
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 
 from cachetools import LRUCache
 
 from netoverlay.backend_api.types import DirEntry, FileStat, FileType, LayerPath, join_path, split_path
+from netoverlay.cache.kept_listing import Extras
 from netoverlay.cache.open_files import OpenFiles
 
 HUGE_DIRECTORY = 8192
@@ -40,12 +41,11 @@ class Answer(enum.Enum):
 class Listing:
     """The entries of one directory; None instead of attributes that must be asked for."""
 
-    __slots__ = ("ahead", "born", "entries", "expires", "targets", "version")
+    __slots__ = ("ahead", "born", "entries", "expires", "extras", "version")
 
     def __init__(self, entries: dict[str, FileStat | None], expires: float, born: int) -> None:
         self.entries = entries
-        self.targets: dict[str, str] = {}
-        """Where the symbolic links point that were read."""
+        self.extras = Extras.none()
         self.expires = expires
         """On the monotonic clock."""
         self.born = born
@@ -111,6 +111,8 @@ class Listings:
         """When a directory was told to have changed, on the monotonic clock."""
         self.exact_names = True
         """False if one file answers to several spellings of its name."""
+        self.keeps_expired: Callable[[], bool] = lambda: False
+        """Whether what is kept counts also when it is too old. Called with the lock."""
 
     def lookup(self, path: LayerPath) -> FileStat | Answer:
         """What is known of `path`."""
@@ -185,12 +187,24 @@ class Listings:
         with self._lock:
             return path in self._huge or self._expired.get(path, -math.inf) > time.monotonic() - _SINGLY_SECONDS
 
-    def store(self, fetch: Fetch, entries: Iterable[DirEntry], unsettled: Iterable[str]) -> Listing:
-        """End a fetch with what it brought; the attributes of the names in `unsettled` are not kept."""
+    def store(
+        self,
+        fetch: Fetch,
+        entries: Iterable[DirEntry],
+        unsettled: Iterable[str],
+        extras: Extras | None = None,
+    ) -> Listing:
+        """End a fetch with what it brought; the attributes of the names in `unsettled` are not kept.
+
+        `extras`: what was brought beside it.
+        """
         listing = Listing(dict(entries), fetch.began + self._ttl, fetch.born)
+        if extras is not None:
+            listing.extras = extras
         with self._lock:
             for name in (*fetch.forgotten, *unsettled):
                 listing.entries[name] = None
+                listing.extras.forget(name)
             listing.ahead = fetch.ahead
             self._end(fetch)
             if len(listing.entries) >= HUGE_DIRECTORY:
@@ -230,13 +244,28 @@ class Listings:
         directory, name = split_path(path)
         with self._lock:
             listing = self._fresh(directory)
-            return None if listing is None else listing.targets.get(name)
+            return None if listing is None else listing.extras.targets.get(name)
+
+    def xattrs(self, path: LayerPath) -> Mapping[str, bytes | None] | None:
+        """All extended attributes of `path`, if they were read before; None for a value that was not."""
+        directory, name = split_path(path)
+        with self._lock:
+            listing = self._fresh(directory)
+            return None if listing is None else listing.extras.xattrs.get(name)
 
     def learn_target(self, path: LayerPath, mark: Mark | None, target: str) -> None:
         """As learn(), for the target of a symbolic link."""
         with self._lock:
             if mark is not None and mark.version == mark.listing.version:
-                mark.listing.targets[split_path(path)[1]] = target
+                mark.listing.extras.targets[split_path(path)[1]] = target
+
+    def learn_xattrs(self, path: LayerPath, found: dict[str, bytes | None]) -> None:
+        """Keep all extended attributes of `path`, of a layer that nobody changes."""
+        directory, name = split_path(path)
+        with self._lock:
+            listing = self._fresh(directory)
+            if listing is not None:
+                listing.extras.xattrs[name] = found
 
     def forget(self, path: LayerPath) -> None:
         """`path` may have been created, removed or changed."""
@@ -249,7 +278,7 @@ class Listings:
             listing = self._root if not path else self._listings.get(directory)
             if listing is not None:
                 listing.version += 1
-                listing.targets.pop(name, None)
+                listing.extras.forget(name)
                 grows = name not in listing.entries
                 listing.entries[name] = None
                 if grows:
@@ -321,7 +350,7 @@ class Listings:
         if isinstance(stat, FileStat):
             if self._is_doubtful(listing, directory, name, stat):
                 return Answer.ASK
-            if listing is self._root and listing.expires <= time.monotonic():
+            if listing is self._root and self._is_expired(listing):
                 return Answer.ASK
             return stat
         # Also where the layer would find the file by another spelling: a name is what is listed, as on Linux.
@@ -335,10 +364,11 @@ class Listings:
 
     def _fresh(self, path: LayerPath) -> Listing | None:
         listing: Listing | None = self._listings.get(path)
-        if listing is None or listing.expires > time.monotonic():
-            return listing
-        self._drop(path)
-        return None
+        # One that is too old stays: it may yet be all that there is.
+        return None if listing is None or self._is_expired(listing) else listing
+
+    def _is_expired(self, listing: Listing) -> bool:
+        return listing.expires <= time.monotonic() and not self.keeps_expired()
 
     def _linked_below(self, top: LayerPath) -> set[LayerPath]:
         prefix = f"{top}/"

@@ -4,7 +4,8 @@ Lookups, attributes and "no such name" come from the listing of the parent; the 
 (ahead.py). Changes go through and are forgotten name by name, after they were made and also when they failed, for a
 failed change may have been made. An error is never kept: that a layer cannot be reached says nothing about a file.
 
-What is kept is right as long as nobody else changes the layer, and at most `ttl` seconds old otherwise. Two things are
+What is kept is right as long as nobody else changes the layer, and at most `ttl` seconds old otherwise. Of a layer that
+nobody changes it is found again by later mounts (kept_layer.py), until it is changed through this cache. Two things are
 known later than that: access times, and changes through a name that a transport without link counts does not tell to be
 a link of a file (links made through this cache are known).
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from netoverlay.backend_api.backend import Backend, BackendFile
@@ -36,6 +37,8 @@ from netoverlay.backend_api.types import (
     split_path,
 )
 from netoverlay.cache.ahead import Ahead
+from netoverlay.cache.kept_layer import KeptLayer
+from netoverlay.cache.kept_xattrs import KeptXattrs
 from netoverlay.cache.listings import Answer, Fetch, Listing, Listings
 from netoverlay.cache.open_files import OpenFiles, Place, TrackedFile
 from netoverlay.cache.single_flight import outcome
@@ -43,6 +46,7 @@ from netoverlay.cache.single_flight import outcome
 DEFAULT_MAX_ENTRIES = 400_000
 DEFAULT_AHEAD = 16
 _SPACE_USAGE_SECONDS = 1.0
+_USER = "user."
 
 
 class MetadataCache(DelegatingBackend):
@@ -51,6 +55,8 @@ class MetadataCache(DelegatingBackend):
     `ttl`: seconds after which a listing is fetched again; None if nobody else changes the layer. `max_entries`: names
     kept at most, the least recently used directories go first. `ahead`: listings ahead of a walk at once, in threads of
     its own; 0 for none. `one_spelling`: whoever uses it calls a file by one name, also where the layer knows others.
+    `kept`: what is on disk of a layer that nobody changes. `is_down()`: the layer cannot be reached, and what is known
+    of it counts however old it is.
     """
 
     def __init__(
@@ -61,19 +67,30 @@ class MetadataCache(DelegatingBackend):
         max_entries: int = DEFAULT_MAX_ENTRIES,
         ahead: int = DEFAULT_AHEAD,
         one_spelling: bool = False,
+        kept: KeptLayer | None = None,
+        is_down: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__(inner)
+        self._kept = kept
         self._one_spelling = one_spelling
         self._expires = ttl is not None
         self._capabilities = Capabilities()
         self._files = OpenFiles()
         self._ahead = Ahead("list-ahead", ahead, self._list_ahead) if ahead else None
         self._listings = Listings(ttl, max_entries, self._files, self._ahead.used if self._ahead else lambda: None)
+        self._is_down = is_down
+        self._listings.keeps_expired = is_down
         self._space: tuple[float, SpaceUsage] | None = None
 
     def connect(self) -> Capabilities:
+        kept = self._kept
+        if kept is not None:
+            kept.on_other_edition = self._listings.forget_all
         self._capabilities = self.inner.connect()
         self._listings.exact_names = self._exact_names
+        mark = self._listings.mark("")
+        if kept is not None and kept.facts is not None:
+            self._listings.learn("", mark, kept.facts.root)
         return self._capabilities
 
     def close(self) -> None:
@@ -82,29 +99,26 @@ class MetadataCache(DelegatingBackend):
         self.inner.close()
         if self._ahead:
             self._ahead.join()
+        if self._kept is not None:
+            self._kept.flush()
 
     def stat(self, path: LayerPath) -> FileStat:
-        answer = self._listings.lookup(path)
-        if answer is Answer.UNLISTED:
-            answer = self._list_parent(path)
-        if isinstance(answer, FileStat):
-            return answer
-        if answer is Answer.ABSENT and self._is_possible(path):
-            raise os_error(errno.ENOENT, path)
-        return self._ask(path)
+        try:
+            return self._stat(path)
+        except UnavailableError:
+            known = self._listings.lookup(path) if self._is_down() else None
+            if isinstance(known, FileStat):
+                return known
+            raise
 
     def list_dir(self, path: LayerPath) -> list[DirEntry]:
-        entries = self._listings.entries(path)
-        if entries is None and self._is_absent(path):
-            raise os_error(errno.ENOENT, path)
-        while entries is None:
-            fetch, is_ours = self._listings.begin(path, whole=True)
-            if is_ours:
-                self._missed(path)
-                return self._fetch(fetch)[0]
-            listing = outcome(fetch.result)
-            entries = self._listings.entries(path, listing) if listing else None
-        return entries
+        try:
+            return self._list_dir(path)
+        except UnavailableError:
+            known = self._listings.entries(path) if self._is_down() else None
+            if known is None:
+                raise
+            return known
 
     def readlink(self, path: LayerPath) -> str:
         target = self._listings.target(path)
@@ -112,6 +126,8 @@ class MetadataCache(DelegatingBackend):
             mark = self._listings.mark(path)
             target = self.inner.readlink(path)
             self._listings.learn_target(path, mark, target)
+            if self._kept is not None:
+                self._kept.keep_target(path, target)
         return target
 
     def space_usage(self) -> SpaceUsage:
@@ -186,11 +202,15 @@ class MetadataCache(DelegatingBackend):
 
     def get_xattr(self, path: LayerPath, name: str) -> bytes:
         self._need_xattrs("get_xattr")
-        return self.inner.get_xattr(path, name)
+        if not self._capabilities.privileged_xattrs and not name.startswith(_USER):
+            raise os_error(errno.ENODATA, path)
+        kept = self._kept
+        return (self.inner if kept is None else KeptXattrs(self.inner, self._listings, kept)).get_xattr(path, name)
 
     def list_xattrs(self, path: LayerPath) -> list[str]:
         self._need_xattrs("list_xattrs")
-        return self.inner.list_xattrs(path)
+        kept = self._kept
+        return (self.inner if kept is None else KeptXattrs(self.inner, self._listings, kept)).list_xattrs(path)
 
     def set_xattr(self, path: LayerPath, name: str, value: bytes, mode: XattrMode = XattrMode.ANY) -> None:
         self._need_xattrs("set_xattr")
@@ -223,6 +243,28 @@ class MetadataCache(DelegatingBackend):
             self.file_changed(place)
         self._files.remove(place)
 
+    def _stat(self, path: LayerPath) -> FileStat:
+        answer = self._listings.lookup(path)
+        if answer is Answer.UNLISTED:
+            answer = self._list_parent(path)
+        if isinstance(answer, FileStat):
+            return answer
+        if answer is Answer.ABSENT and self._is_possible(path):
+            raise os_error(errno.ENOENT, path)
+        return self._ask(path)
+
+    def _list_dir(self, path: LayerPath) -> list[DirEntry]:
+        entries = self._listings.entries(path)
+        if entries is None and self._is_absent(path):
+            raise os_error(errno.ENOENT, path)
+        while entries is None:
+            fetch, is_ours = self._listings.begin(path, whole=True)
+            if is_ours:
+                return self._fetch(fetch)[0]
+            listing = outcome(fetch.result)
+            entries = self._listings.entries(path, listing) if listing else None
+        return entries
+
     def _is_possible(self, path: LayerPath) -> bool:
         """Whether the last name of `path` is one that could be there; for others the backend has its errors."""
         name = split_path(path)[1]
@@ -236,6 +278,8 @@ class MetadataCache(DelegatingBackend):
     @contextmanager
     def _changing(self, *paths: LayerPath, trees: Iterable[LayerPath] = ()) -> Iterator[None]:
         """Forget `paths`, and what is in and below `trees`, when the change was made or may have been."""
+        if paths:
+            self._kept = None
         try:
             yield
         finally:
@@ -289,7 +333,6 @@ class MetadataCache(DelegatingBackend):
         while True:
             fetch, is_ours = self._listings.begin(path)
             if is_ours:
-                self._missed(path)
                 return self._fetch(fetch)[1]
             listing = outcome(fetch.result)
             if listing:
@@ -297,8 +340,16 @@ class MetadataCache(DelegatingBackend):
 
     def _fetch(self, fetch: Fetch) -> tuple[list[DirEntry], Listing]:
         """List a directory for all who wait for it."""
+        kept = self._kept
         try:
+            found = None if kept is None else kept.listing(fetch.path)
+            if found is not None:
+                return found.entries, self._listings.store(fetch, found.entries, (), found.extras)
+            if not fetch.ahead:
+                self._missed(fetch.path)
             entries = self.inner.list_dir(fetch.path)
+            if kept is not None:
+                kept.keep_listing(fetch.path, entries)
         except BaseException as error:
             self._listings.fail(fetch, error)
             if isinstance(error, FileNotFoundError | NotADirectoryError):

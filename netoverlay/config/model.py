@@ -34,6 +34,9 @@ class LowerReading(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds for which what was read of a layer that is not immutable is taken to be true still."""
     deadline: Annotated[float, msgspec.Meta(gt=0, le=LONGEST_SECONDS)] = 30.0
     """Seconds within which every call to the layer returns or fails."""
+    on_down: Literal["wait", "fail", "cache"] = "wait"
+    """While the layer cannot be reached, calls wait for it until the deadline; or fail at once; or fail at once, and
+    what the caches hold is served however old it is."""
 
 
 class LowerTable(LowerReading, frozen=True, kw_only=True):
@@ -61,7 +64,7 @@ class UpperTable(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds within which every call to the layer returns or fails."""
     private: bool = False
     """Nobody but the mount uses what is in it while it is mounted, so that locks need not be held there as well."""
-    ttl: Annotated[float, msgspec.Meta(ge=0, le=LONGEST_SECONDS)] = 1.0
+    ttl: Annotated[float, msgspec.Meta(ge=0, le=LONGEST_SECONDS)] = 60.0
     """Seconds for which what was read of an upper that is not private is taken to be true still."""
 
 

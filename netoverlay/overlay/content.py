@@ -135,7 +135,7 @@ def _copy_range(source: BackendFile, target: BackendFile, offset: int, length: i
         return 0
 
 
-def _non_zero_runs(buffer: memoryview) -> Iterator[tuple[int, int]]:
+def non_zero_runs(buffer: memoryview) -> Iterator[tuple[int, int]]:
     """The parts of `buffer` between runs of zeros."""
     run: int | None = None
     for start in range(0, len(buffer), HOLE_BYTES):
@@ -211,7 +211,7 @@ class _Copy:
             return None if self._stopped.is_set() else next(self._pieces, None)
 
     def _write(self, piece: _Piece, data: memoryview) -> None:
-        runs = [(0, len(data))] if piece.keep_zeros else _non_zero_runs(data)
+        runs = [(0, len(data))] if piece.keep_zeros else non_zero_runs(data)
         with writing():
             for start, end in runs:
                 self._target.write_at(piece.offset + start, data[start:end])

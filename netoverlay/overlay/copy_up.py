@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import errno
 import logging
-import stat as stat_bits
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from functools import partial
 from typing import TypeAlias
 
 from netoverlay.backend_api import (
     Access,
     AttributeChange,
     BackendFile,
-    Creation,
     FileStat,
     FileType,
     LayerPath,
@@ -28,10 +25,9 @@ from netoverlay.backend_api import (
     os_error,
 )
 from netoverlay.backend_api.waiting import about_to_wait
-from netoverlay.overlay.capabilities import CAPABILITY
-from netoverlay.overlay.content import SourceChangedError, TargetLostError, copy_content, writing
+from netoverlay.overlay.copies import Copies, quietly
 from netoverlay.overlay.inodes import DirectoryInode, FileInode, FileKey, Inode, KeptTime, Name
-from netoverlay.overlay.layers import FOR_EVER_NS, LowerPlace, UpperLayer
+from netoverlay.overlay.layers import FOR_EVER_NS, UpperLayer
 from netoverlay.overlay.links import LinkCount, LinkIndex
 from netoverlay.overlay.tree import Tree
 from netoverlay.overlay.workspace import Workspace
@@ -41,8 +37,6 @@ logger = logging.getLogger(__name__)
 MovingUp: TypeAlias = Callable[[FileInode, BackendFile], AbstractContextManager[None]]
 
 _SEVERAL = 2
-COPY_ATTEMPTS = 3
-"""How often a file is copied that changes in the lower while it is being read, or of which the upper is lost."""
 
 
 class CopyUp:
@@ -54,6 +48,7 @@ class CopyUp:
         self._backend = upper.backend
         self._workspace = workspace
         self._index = index
+        self._copies = Copies(upper, workspace)
         self.moving_up: MovingUp = _nothing_moves
         """What is around an inode's becoming the upper's, as its new file."""
 
@@ -72,7 +67,7 @@ class CopyUp:
             return
         if not self._backend.list_dir(path):
             source = root.lowers[0]
-            self._copy_attributes(path, source.layer.backend.stat(source.path), source, root)
+            self._copies.attributes(path, source.layer.backend.stat(source.path), source, root)
 
     def directory(self, directory: DirectoryInode) -> None:
         """Bring a directory, and those above it, to the upper; not what is in it. ENOENT if it was removed.
@@ -193,7 +188,7 @@ class CopyUp:
         temporary = self._workspace.temporary()
         self._backend.mkdir(temporary, 0o700)
         try:
-            self._copy_attributes(temporary, stat, source, directory)
+            self._copies.attributes(temporary, stat, source, directory)
             # An ordinary user may rename only a directory that he may write: its ".." changes.
             closed: AttributeChange | None = None
             if stat.mode is not None and not stat.mode & 0o200:
@@ -216,9 +211,9 @@ class CopyUp:
         opened: BackendFile | None = None
         links: LinkCount | None = None
         if inode.type is FileType.REGULAR:
-            temporary, opened, stat = self._regular_file(inode, source, size)
+            temporary, opened, stat = self._copies.regular_file(inode, source, size)
         else:
-            temporary, stat = self._special_file(inode, source)
+            temporary, stat = self._copies.special_file(inode, source)
         with ExitStack() as moving:
             try:
                 if opened is not None:
@@ -233,7 +228,7 @@ class CopyUp:
                     self._backend.unlink(temporary)
             except BaseException:
                 if opened is not None:
-                    _quietly(opened.close)
+                    quietly(opened.close)
                 self._workspace.abandon(temporary)
                 if links is not None:
                     self._index.drop(links)
@@ -244,65 +239,6 @@ class CopyUp:
             with self._tree.paths.shared():
                 self._keep_ctime(inode, self._tree.upper_path(inode), self._tree.with_kept_ctime(inode, stat))
 
-    def _regular_file(
-        self, inode: FileInode, source: LowerPlace, size: int | None
-    ) -> tuple[LayerPath, BackendFile, FileStat]:
-        """Make the copy, complete and on stable storage: where, it, open for writing, and what it was.
-
-        If the upper is lost in the middle it is made anew, as another file: what is on its way to the first one yet
-        must not arrive in one to which programs write.
-        """
-        failure: OSError | None = None
-        for _ in range(COPY_ATTEMPTS):
-            temporary = self._workspace.temporary()
-            try:
-                return temporary, *self._copy_to(temporary, inode, source, size)
-            except BaseException as error:
-                if not self._workspace.abandon(temporary) or not isinstance(error, TargetLostError):
-                    raise
-                logger.info("copy-up of %s is begun anew: %s", source.path, error.strerror)
-                failure = error
-        raise failure or os_error(errno.EIO)
-
-    def _copy_to(
-        self, temporary: LayerPath, inode: FileInode, source: LowerPlace, size: int | None
-    ) -> tuple[BackendFile, FileStat]:
-        target = self._backend.open(temporary, Access.READ_WRITE, create=Creation.EXCLUSIVE, mode=0o600)
-        try:
-            lower_file = inode.file or source.layer.backend.open(source.path, Access.READ)
-            try:
-                if source.layer.ttl_ns == FOR_EVER_NS:
-                    stat = source.layer.backend.stat(source.path)
-                    copy_content(lower_file, target, _wanted_size(stat, size))
-                else:
-                    stat = self._copy_unchanged(lower_file, target, size)
-            finally:
-                if lower_file is not inode.file:
-                    lower_file.close()
-            self._copy_attributes(temporary, stat, source, inode)
-            _sync(target)
-        except BaseException:
-            _quietly(partial(target.truncate, 0))  # so that what is not sent yet is not sent for nothing
-            _quietly(target.close)
-            raise
-        return target, stat
-
-    def _copy_unchanged(self, source: BackendFile, target: BackendFile, size: int | None) -> FileStat:
-        """Copy a version of the file that is of one piece, although others may be changing it. ESTALE if they go on."""
-        for _ in range(COPY_ATTEMPTS):
-            before = source.stat()
-            try:
-                copy_content(source, target, _wanted_size(before, size))
-                after = source.stat()
-            except SourceChangedError:
-                pass
-            else:
-                if (after.size, after.mtime_ns) == (before.size, before.mtime_ns):
-                    return before
-            with writing():
-                target.truncate(0)
-        raise OSError(errno.ESTALE, "the file kept changing in its layer while it was copied up")
-
     def _settled(self, links: LinkCount | None) -> LinkCount | None:
         """What stays of the count once the copy is published: it stands, so nothing may fail any more."""
         try:
@@ -310,62 +246,6 @@ class CopyUp:
         except OSError as error:
             logger.warning("copy-up: a file stays in the index of hard links: %s", error.strerror)
             return links
-
-    def _special_file(self, inode: FileInode, source: LowerPlace) -> tuple[LayerPath, FileStat]:
-        temporary = self._workspace.temporary()
-        try:
-            stat = source.layer.backend.stat(source.path)
-            if inode.type is FileType.SYMLINK:
-                self._backend.symlink(temporary, source.layer.backend.readlink(source.path))
-            else:
-                self._backend.mknod(temporary, inode.type, 0o600, stat.rdev or 0)
-            self._copy_attributes(temporary, stat, source, inode)
-        except BaseException:
-            self._workspace.abandon(temporary)
-            raise
-        return temporary, stat
-
-    def _copy_attributes(self, path: LayerPath, stat: FileStat, source: LowerPlace, inode: Inode) -> None:
-        """Owner before xattrs, for a change of owner drops capabilities; the mode last, for it may forbid the rest."""
-        mode = None if stat.type is FileType.SYMLINK else stat.mode
-        # Where a layer does not tell whose a file is, its owner here has not given these rights.
-        trusted = source.layer.capabilities.owners or stat.type is FileType.DIRECTORY
-        if not (self._copy_owner(path, stat) and trusted) and mode is not None:
-            mode &= ~(stat_bits.S_ISUID | stat_bits.S_ISGID)
-        if source.layer.capabilities.xattrs:
-            for name in source.layer.backend.list_xattrs(source.path):
-                if trusted or name != CAPABILITY:
-                    self._copy_xattr(path, name, source)
-        self._upper.marks.record_inode_number(path, inode.ino)
-        atime_ns = stat.mtime_ns if stat.atime_ns is None else stat.atime_ns
-        self._backend.set_attributes(path, AttributeChange(mode=mode, atime_ns=atime_ns, mtime_ns=stat.mtime_ns))
-
-    def _copy_owner(self, path: LayerPath, stat: FileStat) -> bool:
-        """False if it stays with the user who mounted, for only root may give files away: as with cp(1)."""
-        now = self._backend.stat(path)
-        wanted = (now.uid if stat.uid is None else stat.uid, now.gid if stat.gid is None else stat.gid)
-        if (now.uid, now.gid) == wanted:
-            return True
-        try:
-            self._backend.set_attributes(path, AttributeChange(uid=stat.uid, gid=stat.gid))
-        except PermissionError:
-            logger.info("copy-up: the owner of %s is not kept", path)
-            return False
-        return True
-
-    def _copy_xattr(self, path: LayerPath, name: str, source: LowerPlace) -> None:
-        shown = source.layer.format.shown_xattr(name)
-        if shown is None:
-            return
-        held = self._upper.marks.held_xattr(shown)
-        try:
-            self._backend.set_xattr(path, held, source.layer.backend.get_xattr(source.path, name))
-        except OSError as error:
-            # As overlayfs and cp(1): what the upper cannot hold, or this user may not set, does not stop the change.
-            if error.errno not in (errno.EOPNOTSUPP, errno.EPERM, errno.ENODATA):
-                raise
-            level = logging.INFO if error.errno == errno.EPERM else logging.WARNING
-            logger.log(level, "copy-up of %s: the attribute %s is not kept: %s", source.path, name, error.strerror)
 
     def _publish(self, temporary: LayerPath, names: list[Name], change: AttributeChange | None = None) -> None:
         """Give what was made its names, the first one last, and then the attributes of `change`.
@@ -439,30 +319,7 @@ class CopyUp:
                 self._tree.inodes.add_key(inode, FileKey(self._upper.number, stat.file_id))
 
 
-def _sync(target: BackendFile) -> None:
-    """TargetLostError also where the layer is there again, but has, or may have, lost what was written before."""
-    try:
-        with writing():
-            target.sync()
-    except OSError as error:
-        if error.errno != errno.EIO or isinstance(error, TargetLostError):
-            raise
-        raise TargetLostError(error.strerror or str(error)) from error
-
-
-def _quietly(call: Callable[[], None]) -> None:
-    """For a copy that is given up: who waits for it is to be told why it is, not what came of giving it up."""
-    try:
-        call()
-    except OSError as error:
-        logger.debug("a copy that is given up: %s", error.strerror)
-
-
 def _nothing_moves(inode: FileInode, file: BackendFile) -> AbstractContextManager[None]:
     """Nobody has locked anything."""
     del inode, file
     return nullcontext()
-
-
-def _wanted_size(stat: FileStat, limit: int | None) -> int:
-    return stat.size if limit is None else min(limit, stat.size)

@@ -35,6 +35,8 @@ from netoverlay.overlay.tree import Tree
 logger = logging.getLogger(__name__)
 
 _THREADS: Final = 4
+KEEP_SECONDS: Final = 5.0
+"""How often a layer on a server is asked whether it has a file's locks still."""
 
 
 class FileLocks:
@@ -47,7 +49,8 @@ class FileLocks:
         self._copy_up = copy_up
         self._mode = mode
         self._waiting = Waiting()
-        self._poller = LockPoller(self._ask_again)
+        self._poller = LockPoller("lock-poller", self._ask_again)
+        self._keeper = LockPoller("lock-keeper", self._keep, KEEP_SECONDS, KEEP_SECONDS)
         self._pool = ThreadPoolExecutor(_THREADS, "locks")
         self.drop_cached: Callable[[FileInode], object] = id
         """Has the kernel drop what it has cached of a file. Called on a thread that serves no request."""
@@ -57,6 +60,7 @@ class FileLocks:
     def close(self) -> None:
         """Nothing waits any more."""
         self._poller.stop()
+        self._keeper.stop()
         self._pool.shutdown(cancel_futures=True)
 
     def find(self, handle: FileHandle, wanted: Wanted) -> Held | None:
@@ -273,11 +277,10 @@ class FileLocks:
         if locks.mirror is not None:
             try:
                 locks.mirror.follow(locks.table, wanted.start, wanted.end)
-            except OSError as error:
+            except OSError:
                 with self._waiting.tables():
                     locks.table.restore(wanted.owner, before)
-                if locks.mirror.lost:
-                    locks.tell_lost(error)
+                locks.tell_lost_locked()
                 raise
         locks.handles.setdefault(wanted.owner, set()).add(request.handle)
         return wanted.kind is LockKind.SHARED and any(piece.value is LockKind.EXCLUSIVE for piece in before)
@@ -350,12 +353,10 @@ class FileLocks:
         return converts
 
     def _give_up_locked(self, locks: InodeLocks, wanted: Wanted) -> None:
-        if locks.mirror is not None:
-            # With the lock held, so that no request that is read meanwhile comes first.
-            about_to_wait()
         with self._waiting.tables():
             locks.table.set(wanted._replace(kind=LockKind.UNLOCK))
         if locks.mirror is not None:
+            about_to_wait()  # only now, with the lock held, so that no request that is read meanwhile comes first
             locks.mirror.weaken(locks.table, wanted.start, wanted.end)
 
     def _unlock(self, inode: FileInode, wanted: Wanted) -> None:
@@ -381,13 +382,29 @@ class FileLocks:
             if mirror is not None and locks.checked.must_drop(mirror.file.revalidate()):
                 self.drop_cached(inode)
             self.drop_names(inode)
+            if mirror is not None and not mirror.layer.capabilities.local:
+                self._keeper.add(inode)
         except OSError as failure:
             error = failure
-            self._unlock(inode, request.wanted._replace(kind=LockKind.UNLOCK))
         except Exception:
             logger.exception("what is cached of a locked file could not be dropped")
             error = os_error(errno.EIO)
+        if error is not None:
+            self._unlock(inode, request.wanted)
         request.done(error)
+
+    def _keep(self, inode: FileInode) -> bool:
+        """Use the connection that holds locks: if it was lost, they are taken again now, or known to be lost."""
+        locks = inode.locks
+        mirror = None if locks is None else locks.mirror
+        if locks is None or mirror is None or not locks.table:
+            return False
+        try:
+            mirror.file.revalidate()
+        except OSError as error:
+            logger.info("whether locks are held still is not known: %s", error)
+        self.notice_loss(inode)
+        return True
 
     def _ask_again(self, inode: FileInode) -> bool:
         """Ask the layer again for what somebody outside was in the way of; whether anybody waits still."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import errno
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from netoverlay.backend_api import os_error
 from netoverlay.overlay.lock_mirror import LockMirror
 from netoverlay.overlay.lock_table import LockTable, Owner, Wanted
 from netoverlay.overlay.locks import Rank, RankedLock
@@ -66,6 +64,7 @@ class InodeLocks:
         self.mirror: LockMirror | None = None
         """Changed with COPY_UP and FILE_LOCKS held."""
         self.checked = CacheCheck()
+        self._told_lost = False
 
     def move_to(self, file: BackendFile) -> None:
         """The inode is read and written through `file` from now on, in the same layer. COPY_UP is held."""
@@ -82,7 +81,9 @@ class InodeLocks:
                 self._take_again(new)
             else:
                 old.release()
+            new.lost |= old.lost
             self.mirror = new
+            self.tell_lost_locked()
 
     @contextmanager
     def moving_up(self, layer: Layer | None, file: BackendFile) -> Iterator[None]:
@@ -95,6 +96,7 @@ class InodeLocks:
             new = None if layer is None else LockMirror(layer, file)
             if new is not None:
                 new.follow(self.table)
+                new.lost = old is not None and old.lost
             self.mirror = new
             try:
                 yield
@@ -108,29 +110,33 @@ class InodeLocks:
         try:
             mirror.follow(self.table)
         except OSError as error:
+            logger.info("locks cannot be taken again: %s", error)
             mirror.lost = True
-            self.tell_lost(error)
 
     def notice_loss(self) -> bool:
-        """After a failure: whether it is because the layer lost the locks. The log then says whose."""
+        """After a failure: whether it is because the layer has just lost the locks. The log then says whose."""
         with self.lock:
-            if self.mirror is None or not self.mirror.notice_loss():
+            if self.mirror is None:
                 return False
-            self.tell_lost(os_error(errno.ENOLCK))
-            return True
+            self.mirror.notice_loss()
+            return self.tell_lost_locked()
 
-    def tell_lost(self, error: OSError) -> None:
-        """Log whose locks are gone. Precondition: FILE_LOCKS is held."""
-        for held in self.table:
-            logger.error(
-                "process %d lost its %s lock on bytes %d to %d (%s): %s",
-                held.pid,
-                held.kind.value,
-                held.start,
-                held.end - 1,
-                held.owner.call.value,
-                error.strerror or error,
-            )
+    def tell_lost_locked(self) -> bool:
+        """If locks were lost, log whose, once; whether that was now. Precondition: FILE_LOCKS is held."""
+        is_lost = self.mirror is not None and self.mirror.lost
+        is_news, self._told_lost = is_lost and not self._told_lost, is_lost
+        if is_news:
+            for held in self.table:
+                logger.error(
+                    "process %d lost its %s lock on bytes %d to %d (%s), which the layer could not keep; "
+                    "the file cannot be read or written until all locks on it are given up",
+                    held.pid,
+                    held.kind.value,
+                    held.start,
+                    held.end - 1,
+                    held.owner.call.value,
+                )
+        return is_news
 
 
 @dataclass(slots=True)

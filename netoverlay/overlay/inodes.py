@@ -114,10 +114,10 @@ class DirectoryInode(Inode):
     __slots__ = (
         "_path",
         "_path_epoch",
+        "asked_until_ns",
         "children",
         "default_acl",
         "directory_lock",
-        "is_asked",
         "lowers",
         "next_position",
         "positions",
@@ -144,8 +144,8 @@ class DirectoryInode(Inode):
         """What is made in it inherits: of a directory in the upper, None if it has none."""
         self.told: ToldNames | None = None
         """What the kernel believes for a time (validity.py)."""
-        self.is_asked = False
-        """It is told no name any more that it need not ask for again."""
+        self.asked_until_ns = 0
+        """Until then, on the monotonic clock, it is told none that it need not ask for again."""
         self._path: LayerPath = ""
         self._path_epoch = -1
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import hashlib
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from netoverlay.backend_api import Backend, Capabilities, FileStat, LayerPath
 from netoverlay.overlay.whiteouts import LayerFormat, OverlayfsFormat
+
+if TYPE_CHECKING:
+    from netoverlay.overlay.lazy_upper import LazyUpper
 
 FOR_EVER_NS = -1
 """A time to live that does not end."""
@@ -66,6 +69,8 @@ class UpperLayer(Layer):
     """A directory of the same file system as `root` and outside it: things are made there, then renamed into place."""
     marks: OverlayfsFormat
     """Its `format`, which can also be written."""
+    lazy: LazyUpper | None = None
+    """Its `backend`, if files may be copied lazily to it."""
 
 
 class LowerPlace(NamedTuple):
@@ -89,7 +94,11 @@ class LayerStack:
         return self.upper
 
     @property
+    def lowers_unchanging(self) -> bool:
+        """Nobody changes anything that is not in the upper."""
+        return all(lower.ttl_ns == FOR_EVER_NS for lower in self.lowers)
+
+    @property
     def unchanging(self) -> bool:
         """Nobody but this mount changes anything that it shows."""
-        layers: tuple[Layer, ...] = self.lowers if self.upper is None else (self.upper, *self.lowers)
-        return all(layer.ttl_ns == FOR_EVER_NS for layer in layers)
+        return self.lowers_unchanging and (self.upper is None or self.upper.ttl_ns == FOR_EVER_NS)

@@ -55,6 +55,7 @@ class LockMirror:
         BlockingIOError (EAGAIN) if somebody outside is in the way, ENOLCK if the layer cannot, UnavailableError: then
         the layer holds what it held before. If not even that can be had, the locks are `lost`, and it is ENOLCK.
         """
+        self.notice_loss()
         if self.lost:
             if table:
                 raise os_error(errno.ENOLCK)
@@ -75,6 +76,8 @@ class LockMirror:
         for step in steps:
             if not step.is_stronger:
                 self._weaken(step)
+        if self.lost:
+            raise os_error(errno.ENOLCK)
 
     def weaken(self, table: LockTable, start: int, end: int) -> None:
         """As follow(), after locks were given up in `table`: never fails."""
@@ -86,12 +89,10 @@ class LockMirror:
             if not step.is_stronger:
                 self._weaken(step)
 
-    def notice_loss(self) -> bool:
-        """Whether the layer has lost locks, and that was not known yet."""
-        if self.lost or not self.file.lost_locks:
-            return False
-        self.lost = True
-        return True
+    def notice_loss(self) -> None:
+        """See whether the layer has lost locks."""
+        if self.file.lost_locks:
+            self.lost = True
 
     def release(self) -> None:
         """Have the layer hold nothing."""

@@ -1,6 +1,6 @@
-"""Asks a layer again for locks that somebody outside of the mount holds: nobody tells us when they are given up.
+"""Asks again and again: for locks that somebody outside of the mount holds, and whether ours are held still.
 
-One thread, only while somebody waits. Each file is asked for after a pause that grows while it is in vain.
+Nobody tells us of either. One thread, only while there is something to ask for, each file after a pause that grows.
 """
 
 from __future__ import annotations
@@ -21,11 +21,23 @@ _GROWTH: Final = 1.5
 
 
 class LockPoller:
-    """Files that somebody waits for."""
+    """Files to ask for."""
 
-    def __init__(self, ask: Callable[[FileInode], bool]) -> None:
-        """`ask` tries to grant what waits for a file, and tells whether anybody waits still."""
+    def __init__(
+        self,
+        name: str,
+        ask: Callable[[FileInode], bool],
+        first_seconds: float = FIRST_PAUSE_SECONDS,
+        longest_seconds: float = LONGEST_PAUSE_SECONDS,
+    ) -> None:
+        """`name`: of the thread. `ask` does what there is to do for a file, and tells whether to do it again.
+
+        `first_seconds`, `longest_seconds`: the pauses before that.
+        """
+        self._name = name
         self._ask = ask
+        self._first_seconds = first_seconds
+        self._longest_seconds = longest_seconds
         self._condition = threading.Condition()
         self._due: dict[FileInode, tuple[float, float]] = {}
         """When to ask next, and the pause before that."""
@@ -33,13 +45,13 @@ class LockPoller:
         self._stopped = False
 
     def add(self, inode: FileInode) -> None:
-        """Somebody waits for a lock that the layer has just refused."""
+        """Ask for a file from now on; nothing if that is done already."""
         with self._condition:
             if inode in self._due or self._stopped:
                 return
-            self._due[inode] = (time.monotonic() + FIRST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS)
+            self._due[inode] = (time.monotonic() + self._first_seconds, self._first_seconds)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="lock-poller", daemon=True)
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
             self._condition.notify()
 
@@ -63,7 +75,7 @@ class LockPoller:
             with self._condition:
                 # Unless it was added meanwhile, by who waits since.
                 if waits and inode not in self._due:
-                    pause = min(pause * _GROWTH, LONGEST_PAUSE_SECONDS)
+                    pause = min(pause * _GROWTH, self._longest_seconds)
                     self._due[inode] = (time.monotonic() + pause, pause)
 
     def _next(self) -> tuple[FileInode, float] | None:

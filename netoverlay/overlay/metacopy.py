@@ -3,12 +3,14 @@
 The kernel's overlayfs makes such files with the option metacopy=on ("Metadata only copy up" in overlayfs.rst): they
 have the right size but no data, and the attribute overlay.metacopy. The data is in the layers below, under the name
 that the file has, or under that which its overlay.redirect tells. In a lower they are read so; in the upper they get
-their data when they are opened for writing. This program makes no such files.
+their data when they are opened for writing. This program makes no such files; those that it marks so, to keep overlayfs
+away from them (lazy_files.py), are told by the content of the mark.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Sequence
 
 from netoverlay.backend_api import (
@@ -27,18 +29,20 @@ from netoverlay.backend_api import (
 )
 from netoverlay.backend_api.delegate import DelegatingBackend, DelegatingFile
 from netoverlay.backend_api.waiting import about_to_wait
-from netoverlay.overlay.capabilities import CAPABILITY, capability_of
+from netoverlay.overlay.capabilities import attributes_kept
 from netoverlay.overlay.content import copy_content
 from netoverlay.overlay.layers import Layer, LayerStack, LowerPlace
 from netoverlay.overlay.merge import Merge
-from netoverlay.overlay.whiteouts import LayerFormat, OverlayfsFormat
+from netoverlay.overlay.whiteouts import LayerFormat, OverlayfsFormat, lazy_token
+
+logger = logging.getLogger(__name__)
 
 _CANNOT_HOLD = frozenset({errno.ENOSPC, errno.E2BIG, errno.ERANGE})
 
 
 def with_data_below(backend: Backend, format: LayerFormat, root: LayerPath, below: Sequence[Layer]) -> Backend:
     """The backend of a layer whose tree is at `root`, with the data of files that have theirs in the layers `below`."""
-    if not below or not isinstance(format, OverlayfsFormat):
+    if not isinstance(format, OverlayfsFormat):
         return backend
     return DataBelow(backend, format, root, tuple(below))
 
@@ -66,8 +70,12 @@ class DataBelow(DelegatingBackend):
         if create is Creation.EXCLUSIVE:
             return file
         try:
-            if not self._format.lacks_data(file):
+            mark = self._format.data_mark(file)
+            if mark is None:
                 return file
+            token = lazy_token(mark)
+            if token is not None:
+                return self.open_lazy(file, path, token)
             about_to_wait()
             data = self._open_data(path)
         except BaseException:
@@ -84,6 +92,13 @@ class DataBelow(DelegatingBackend):
             data.close()
         return file
 
+    def open_lazy(self, file: BackendFile, path: LayerPath, token: str) -> BackendFile:
+        """`file`, which was just opened and was copied up lazily, with all its data. Only the upper's can be had."""
+        del file, token
+        message = f"a part of its data is in a base: settle the profile that has written it (netoverlay settle): {path}"
+        logger.error("%s", message)
+        raise OSError(errno.EIO, message)
+
     def rename(self, old: LayerPath, new: LayerPath, flags: RenameFlags = RenameFlags.NONE) -> None:
         """As overlayfs: a file that lacks its data takes the path of that with it."""
         self._before_move(old)
@@ -98,7 +113,10 @@ class DataBelow(DelegatingBackend):
 
     def _before_move(self, path: LayerPath) -> None:
         """Let the data be found from anywhere in the layer; where that cannot be written, bring it to the file."""
-        if self._below_root(path) is None or not self._format.lacks_data_at(path):
+        if self._below_root(path) is None:
+            return
+        mark = self._format.data_mark_at(path)
+        if mark is None or lazy_token(mark) is not None:  # whose map tells where the data is, wherever the file is
             return
         if (self._format.redirect(path) or "").startswith("/"):
             return
@@ -151,14 +169,8 @@ class DataBelow(DelegatingBackend):
         In place, as overlayfs does it, so that the file stays the same under all its names. Until the mark is taken
         away, all of it can be done again after a crash.
         """
-        stat = file.stat()
-        capability = capability_of(file)
-        try:
-            copy_content(data, file, stat.size)
-        finally:
-            file.set_attributes(AttributeChange(mode=stat.mode, atime_ns=stat.atime_ns, mtime_ns=stat.mtime_ns))
-            if capability is not None:
-                file.set_xattr(CAPABILITY, capability)
+        with attributes_kept(file):
+            copy_content(data, file, file.stat().size)
         file.sync()
         self._format.mark_complete(file)
 

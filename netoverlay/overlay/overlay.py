@@ -23,6 +23,7 @@ from netoverlay.overlay.lookup import Lookup
 from netoverlay.overlay.ownership import Held, acquire
 from netoverlay.overlay.removal import Remover
 from netoverlay.overlay.rename import Renamer
+from netoverlay.overlay.settling import Settler
 from netoverlay.overlay.tree import Tree
 from netoverlay.overlay.validity import Validity
 from netoverlay.overlay.workspace import Workspace
@@ -77,6 +78,10 @@ class Overlay:
         self.handles = Handles()
         self.view = AttributeView()
         self.xattrs = Xattrs(self.tree, copy_up)
+        self.settler: Settler | None = None
+        """Of an upper that may have lazily copied files."""
+        if upper is not None and upper.lazy is not None:
+            self.settler = Settler(self.tree, self.lookup, upper, upper.lazy)
         if upper is not None and copy_up is not None and self._workspace is not None:
             remover = Remover(self.tree, self.lookup, copy_up, upper, self._workspace)
             self._changes = Changes(

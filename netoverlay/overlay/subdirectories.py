@@ -55,7 +55,7 @@ class SubdirectoryCounter:
         if len(layers) == 1:
             return told or UNKNOWN
         counted = directory.subdirectories
-        if counted is None or counted.shape != directory.shape or _is_old(counted, directory):
+        if counted is None or counted.shape != directory.shape or _is_old(counted, layers):
             shape, now_ns = directory.shape, time.monotonic_ns()
             counted = Counted(self._count(directory), shape, now_ns)
             directory.subdirectories = counted
@@ -78,6 +78,6 @@ def _counts(layer: Layer) -> bool:
     return layer.capabilities.link_counts and (layer.backend.stat(layer.root).nlink or 0) >= _OWN_NAMES
 
 
-def _is_old(counted: Counted, directory: DirectoryInode) -> bool:
-    ttls = [place.layer.ttl_ns for place in directory.lowers if place.layer.ttl_ns != FOR_EVER_NS]
+def _is_old(counted: Counted, layers: list[Layer]) -> bool:
+    ttls = [layer.ttl_ns for layer in layers if layer.ttl_ns != FOR_EVER_NS]
     return bool(ttls) and time.monotonic_ns() - counted.at_ns > min(ttls)

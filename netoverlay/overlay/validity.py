@@ -2,8 +2,9 @@
 
 For the time to live of the layers that can change the answer; for ever where none can. Where a lock was taken that a
 layer holds for us, that is too long: who has the lock must see what its last holder left, and not of the file alone
-(SQLite looks for the journal beside its database). So in the directory of a file that was locked no name is believed
-without asking, from the first such lock on.
+(SQLite looks for the journal beside its database). So when such a lock is granted, all names of the file's directory
+that the kernel may still believe are expired; and for some time it is told none that it need not ask for again, since
+one lock seldom comes alone.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from netoverlay.overlay.inodes import DirectoryInode, Inode
 from netoverlay.overlay.layers import FOR_EVER_NS, Layer, LayerStack
+
+ASKED_NS: Final = 10_000_000_000
+"""For so long after a lock no name beside the file is believed."""
 
 
 class Validity:
@@ -47,11 +52,11 @@ class Validity:
         return self.of_attributes(inode) == FOR_EVER_NS
 
     def drop_names(self, inode: Inode) -> None:
-        """A lock on a file was granted that its layer holds, too: the names beside it are asked for from now on."""
+        """A lock on a file was granted that its layer holds, too: the names beside it are to be asked for."""
         for directory, _ in list(inode.names):
             with self._lock:
                 told, directory.told = directory.told, None
-                directory.is_asked = True
+                directory.asked_until_ns = time.monotonic_ns() + ASKED_NS
             if told is not None:
                 for name in told.names():
                     self.expire_name(directory, name)
@@ -73,7 +78,7 @@ class Validity:
         if valid_ns in (0, FOR_EVER_NS):
             return valid_ns
         with self._lock:
-            if directory.is_asked:
+            if time.monotonic_ns() < directory.asked_until_ns:
                 return 0
             if directory.told is None:
                 directory.told = ToldNames(self._longest_ns)

@@ -7,6 +7,10 @@ the attribute overlay.opaque = "y", a moved directory has overlay.redirect, in t
 attribute overlay.whiteout, in a directory with overlay.opaque = "x": such are read, not written. A file with
 overlay.metacopy has its data in a layer below (metacopy.py). A program's own attribute overlay.x, of an overlay inside
 this one, is kept as overlay.overlay.x.
+
+A lazily copied file (lazy_files.py) has a part of its data here, which overlayfs does not know. So it is marked as one
+whose data is below, at a path that does not exist: overlayfs refuses it, with any options, and shows no zeros for data.
+It does not look at the content of overlay.metacopy, so that without the redirect it would show the base's file.
 """
 
 from __future__ import annotations
@@ -31,6 +35,9 @@ from netoverlay.backend_api import (
 )
 
 WHITEOUT_DEVICE = os.makedev(0, 0)
+LAZY_MARK = b"netoverlay:"
+"""How overlay.metacopy of a lazily copied file begins; overlayfs's own has zeros there, or nothing."""
+_LAZY_REDIRECT = b"/.netoverlay-lazy"
 
 
 class LayerFormat(Protocol):
@@ -132,19 +139,27 @@ class OverlayfsFormat:
         """Merge the directory with the one at `target` ("/" and a path from the root of the layers below)."""
         self._backend.set_xattr(path, self._redirect, os.fsencode(target))
 
-    def lacks_data(self, file: BackendFile) -> bool:
-        """Whether the data of an open file is in a layer below."""
+    def data_mark(self, file: BackendFile) -> bytes | None:
+        """What says that the data of an open file, or a part of it, is in a layer below; None if it is all here."""
         try:
-            return value_or_none(lambda: file.get_xattr(self._metacopy)) is not None
+            return value_or_none(lambda: file.get_xattr(self._metacopy))
         except PermissionError:
-            return False  # for writing only, by a user who may not read it: overlayfs makes none in "user."
+            return None  # for writing only, by a user who may not read it: none are made in "user."
 
-    def lacks_data_at(self, path: LayerPath) -> bool:
-        """As lacks_data()."""
-        return self._get_of_file(path, self._metacopy) is not None
+    def data_mark_at(self, path: LayerPath) -> bytes | None:
+        """As data_mark()."""
+        return self._get_of_file(path, self._metacopy)
+
+    def mark_lazy(self, file: BackendFile, token: str) -> None:
+        """Of the open file's data a part may be in a layer below, as the map of that name tells."""
+        file.set_xattr(self._redirect, _LAZY_REDIRECT)
+        file.set_xattr(self._metacopy, LAZY_MARK + token.encode())
 
     def mark_complete(self, file: BackendFile) -> None:
-        """The open file, which lacked its data, has it now."""
+        """The open file, which lacked its data, has it now.
+
+        With a redirect alone, as a crash may leave it, it is as any other, to overlayfs as well.
+        """
         file.remove_xattr(self._metacopy)
         if value_or_none(lambda: file.get_xattr(self._redirect)) is not None:
             file.remove_xattr(self._redirect)
@@ -200,6 +215,13 @@ class OverlayfsFormat:
 
     def _get(self, path: LayerPath, name: str) -> bytes | None:
         return value_or_none(lambda: self._backend.get_xattr(path, name))
+
+
+def lazy_token(mark: bytes | None) -> str | None:
+    """The name of its map, if `mark` is a lazily copied file's."""
+    if mark is None or not mark.startswith(LAZY_MARK):
+        return None
+    return mark.removeprefix(LAZY_MARK).decode(errors="replace")
 
 
 def _is_whiteout_device(stat: FileStat) -> bool:

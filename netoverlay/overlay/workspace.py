@@ -2,8 +2,8 @@
 
 It lies beside the upper's root, on the same file system, as overlayfs's workdir does. The "#..." in it when a mount
 starts are left from a crash, and of no use: every change is complete once it has left the directory. The other entries
-stay: the lock or lease of the owner (ownership.py), the index of hard links (links.py), kept times (kept_times.py), and
-what the kernel's overlayfs keeps there ("work" and "index").
+stay: the lock or lease of the owner (ownership.py), the index of hard links (links.py), kept times (kept_times.py), the
+maps of lazily copied files (lazy_map.py), and what the kernel's overlayfs keeps there ("work" and "index").
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -26,6 +26,7 @@ from netoverlay.status.sockets import (
 
 ANSWER_SECONDS = 10.0
 MAX_REPLY_BYTES = 4 << 20
+Command = Literal["status", "settle"]
 
 
 class DaemonError(OSError):
@@ -50,13 +51,13 @@ def daemon_pid(mountpoint: str, user_id: int) -> int | None:
     return None
 
 
-def ask(mountpoint: str, user_id: int) -> Answer:
-    """The state of the mount of a user at `mountpoint`. DaemonError."""
+def ask(mountpoint: str, user_id: int, command: Command = "status") -> Answer:
+    """The state of the mount of a user at `mountpoint`, once `command` was heard. DaemonError."""
     for directory, name in _sockets(user_id, socket_name(mountpoint)):
         connection = _connect(directory, name)
         if connection is not None:
             with connection:
-                return _ask(connection, user_id)
+                return _ask(connection, user_id, command)
     raise DaemonError(f"{mountpoint}: its daemon is gone")
 
 
@@ -100,10 +101,10 @@ def _trusted_pid(connection: socket.socket, user_id: int) -> int:
     return pid
 
 
-def _ask(connection: socket.socket, user_id: int) -> Answer:
+def _ask(connection: socket.socket, user_id: int, command: Command = "status") -> Answer:
     pid = _trusted_pid(connection, user_id)
     try:
-        connection.sendall(b'{"command": "status"}\n')
+        connection.sendall(json.dumps({"command": command}).encode() + b"\n")
         reply = json.loads(_receive_all(connection))
         return Answer(pid, msgspec.convert(reply["status"], StatusSnapshot))
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:

@@ -3,6 +3,7 @@
 One line of JSON in, one line out, then the end of the connection:
 
     {"command": "status"}  ->  {"status": {...}} or {"error": "..."}
+    {"command": "settle"}  ->  the same, once it has begun
 
 Only the user who serves the mount and root are answered. A client that is slow or silent costs a thread for
 CLIENT_SECONDS, and there are never more than MAX_CLIENTS.
@@ -40,11 +41,14 @@ _LOGGER = logging.getLogger(__name__)
 class ControlServer:
     """The control socket of one mount."""
 
-    def __init__(self, mountpoint: str, snapshot: Callable[[], StatusSnapshot]) -> None:
-        """`mountpoint` is absolute and free of symbolic links; `snapshot` is called on threads of the server."""
+    def __init__(
+        self, mountpoint: str, snapshot: Callable[[], StatusSnapshot], settle: Callable[[], object] = int
+    ) -> None:
+        """`mountpoint` is absolute and free of symbolic links; the other two are called on threads of the server."""
         self._name = socket_name(mountpoint)
         self._mountpoint = mountpoint
         self._snapshot = snapshot
+        self._settle = settle
         self._directory = usable_directory()
         self._slots = threading.BoundedSemaphore(MAX_CLIENTS)
         self._listener: socket.socket | None = None
@@ -118,9 +122,11 @@ class ControlServer:
             request = json.loads(line)
         except (ValueError, RecursionError):
             return json.dumps({"error": "not a line of JSON"})
-        if request != {"command": "status"}:
-            return json.dumps({"error": 'the only request is {"command": "status"}'})
+        if request not in ({"command": "status"}, {"command": "settle"}):
+            return json.dumps({"error": 'the requests are {"command": "status"} and {"command": "settle"}'})
         try:
+            if request["command"] == "settle":
+                self._settle()
             return f'{{"status": {to_json(self._snapshot())}}}'
         except Exception:
             _LOGGER.exception("the status cannot be told")

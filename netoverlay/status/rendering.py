@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TextIO
 
 from netoverlay.status.overview import MountReport
-from netoverlay.status.snapshot import CapabilityTable, LayerReport, LayerStatus, LockStatus
+from netoverlay.status.snapshot import CapabilityTable, LayerReport, LayerStatus, LazyStatus, LockStatus
 
 Row = Sequence[str]
 
@@ -29,9 +30,42 @@ def print_mounts(reports: Sequence[MountReport], output: TextIO) -> None:
         if report.status is not None:
             print_table(LAYER_HEADINGS, [_layer_row(layer) for layer in report.status.layers], output)
             for layer in report.status.layers:
+                if layer.problem is not None:
+                    print(f"{layer.role} {layer.url}: {layer.problem}", file=output)
                 if layer.lease is not None and layer.lease.problem is not None:
                     print(f"{layer.role}: {layer.lease.problem}", file=output)
+            if report.status.lazy is not None and report.status.lazy.files:
+                print(lazy_line(report.status.lazy), file=output)
             print(f"requests: {_counts(report.status.requests)}", file=output)
+
+
+def lazy_line(lazy: LazyStatus) -> str:
+    """What the upper lacks, and what can be done about it."""
+    files = f"{lazy.files} file{'' if lazy.files == 1 else 's'}"
+    remedy = "being settled" if lazy.settling else "`netoverlay settle` brings it"
+    return f"upper: {files} copied lazily, {in_units(lazy.bytes)} of which only the base has: {remedy}"
+
+
+@contextmanager
+def settling_shown(output: TextIO) -> Iterator[Callable[[LazyStatus], None]]:
+    """At a terminal a bar of what has come; elsewhere nothing. To be told how far it is."""
+    if not output.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console  # noqa: PLC0415  (slower to import than most commands are to run)
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn  # noqa: PLC0415  (as above)  # noqa: PLC0415  (as above)
+
+    columns = (TextColumn("settling"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(file=output), transient=True) as progress:
+        task = progress.add_task("settling", total=None)
+        most = 0
+
+        def show(lazy: LazyStatus) -> None:
+            nonlocal most
+            most = max(most, lazy.bytes)
+            progress.update(task, total=most, completed=most - lazy.bytes)
+
+        yield show
 
 
 def print_locks(reports: Sequence[MountReport], output: TextIO) -> None:

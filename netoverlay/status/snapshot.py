@@ -48,6 +48,8 @@ class LayerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Holds no secret: a LayerUrl never does."""
     state: str
     """As Backend.connection_state()."""
+    problem: str | None = None
+    """Why it cannot be reached, as the last try has told; None where it can."""
     capabilities: CapabilityTable
     locks: str
     """What becomes of locks on its files, and why."""
@@ -75,6 +77,26 @@ class LockStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The url of the layer that holds it as well; None: it is kept by the mount alone."""
 
 
+class UnsettledFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that could not be settled."""
+
+    path: str
+    """From the root of the mount; empty if it was not for one file."""
+    reason: str
+
+
+class LazyStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The lazily copied files of the upper, of whose data a part is still in a lower."""
+
+    files: int
+    bytes: int
+    """How much of their data is."""
+    settling: bool
+    """It is being brought to the upper."""
+    unsettled: tuple[UnsettledFile, ...] = ()
+    """What could not be, the last time."""
+
+
 class StatusSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """A mount at one moment."""
 
@@ -84,6 +106,8 @@ class StatusSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     requests: dict[str, int]
     """How many requests the kernel sent, by kind."""
     locks: tuple[LockStatus, ...] = ()
+    lazy: LazyStatus | None = None
+    """None where no file is copied lazily: without an upper, or with one on a server."""
 
 
 class LayerReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -86,12 +86,13 @@ class RetryingBackend(InterceptingBackend):
     """Repeats for at most `deadline` seconds from the start of a call; no try starts later.
 
     Between the tries: exponentially longer, with jitter, and over when the request is interrupted (EINTR) or the
-    backend is closed.
+    backend is closed. If not `patient` there is one repeat, at once, for a connection that was merely old.
     """
 
-    def __init__(self, inner: Backend, deadline: float) -> None:
+    def __init__(self, inner: Backend, deadline: float, *, patient: bool = True) -> None:
         super().__init__(inner)
         self._deadline = deadline
+        self._patient = patient
         self._closing = threading.Event()
 
     def around(self, operation: Operation, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -221,6 +222,8 @@ class RetryingBackend(InterceptingBackend):
             if left <= 0 or self._closing.is_set():
                 raise
         check_interrupted()
+        if not self._patient:
+            return again()
         return Retrying(
             retry=retry_if_exception(_may_pass),
             stop=stop_before_delay(left) | stop_when_event_set(self._closing),

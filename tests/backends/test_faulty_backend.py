@@ -12,7 +12,7 @@ from netoverlay.testing.faulty_backend import FILE_OPERATIONS, NO_PATH, ONE_PATH
 from netoverlay.testing.memory_backend import ALL_CAPABILITIES, MemoryBackend
 from netoverlay.testing.memory_tree import MemoryTree
 
-UNCOUNTED = {"close", "identity", "connection_state", "open"}
+UNCOUNTED = {"close", "identity", "appearance", "asks_user", "connection_state", "connection_problem", "open"}
 
 
 class TestFaultyBackendWithoutRules(BackendSuite):

@@ -13,7 +13,8 @@ import paramiko
 import pytest
 
 from netoverlay.backend_api import LayerSetupError, NotSupportedError, UnavailableError
-from netoverlay_sftp.errors import StatusError, connection_error, describe, status_error
+from netoverlay_sftp.connection_errors import connection_error
+from netoverlay_sftp.errors import StatusError, describe, status_error
 from netoverlay_sftp.protocol import ProtocolError, StatusCode
 
 NOT_FOR_US = {

@@ -17,15 +17,8 @@ from smbprotocol.exceptions import SMBLinkRedirectionError, SMBOSError, SMBRespo
 from smbprotocol.header import NtStatus, SMB2HeaderResponse
 
 from netoverlay.backend_api import LayerSetupError, NotSupportedError, UnavailableError
-from netoverlay_smb.errors import (
-    Stage,
-    StatusError,
-    connection_error,
-    describe,
-    describe_status,
-    peer_errors,
-    status_error,
-)
+from netoverlay_smb.connection_errors import Stage, connection_error, peer_errors
+from netoverlay_smb.errors import StatusError, describe, describe_status, status_error
 from netoverlay_smb.protocol import ProtocolError
 from netoverlay_smb.status import CONNECTION_LOST, ERRNO, NOT_SUPPORTED, Status
 

@@ -394,3 +394,52 @@ def test_a_name_in_another_case_than_listed_is_not_there():
             cache.stat("D")
     assert cache.stat("d").type is FileType.DIRECTORY
     assert watched.calls[Operation.STAT, "D"] == 0
+
+
+def test_a_revalidated_file_has_the_names_beside_it_asked_for_one_by_one(memory):
+    watched, cache = cached(memory, ttl=3600.0)
+    cache.list_dir("d")
+    with cache.open("d/one", Access.READ) as file:
+        write_file(memory, "d/new", b"1")
+        memory.unlink("d/two")
+        with pytest.raises(FileNotFoundError):
+            cache.stat("d/new")
+        file.revalidate()
+        listings_made = watched.count(Operation.LIST_DIR)
+        assert cache.stat("d/new").size == 1
+        with pytest.raises(FileNotFoundError):
+            cache.stat("d/two")
+        assert watched.count(Operation.LIST_DIR) == listings_made
+        assert {entry.name for entry in cache.list_dir("d")} == {"link", "new", "one"}
+
+
+def test_a_listing_under_way_while_a_file_is_revalidated_is_not_kept(memory):
+    watched, cache = cached(memory, ttl=3600.0)
+    file = cache.open("d/one", Access.READ)
+    listed, go_on = threading.Event(), threading.Event()
+    inner_list_dir = watched.list_dir
+
+    def list_dir(path):
+        entries = inner_list_dir(path)
+        listed.set()
+        assert go_on.wait(10)
+        return entries
+
+    watched.list_dir = list_dir
+    with ThreadPoolExecutor(1) as pool, file:
+        listing = pool.submit(cache.list_dir, "d")
+        assert listed.wait(10)
+        write_file(memory, "d/new", b"1")
+        file.revalidate()
+        go_on.set()
+        listing.result(10)
+        assert cache.stat("d/new").size == 1
+
+
+def test_revalidating_costs_no_listing_where_nobody_else_changes_the_layer(memory):
+    watched, cache = cached(memory)
+    cache.list_dir("d")
+    with cache.open("d/one", Access.READ) as file:
+        file.revalidate()
+    with watched.silent():
+        cache.stat("d/two")

@@ -84,6 +84,12 @@ def test_no_mountpoint_anywhere_is_wrong_usage(profiles: Path) -> None:
     assert f"{profiles}/dev.toml names no mountpoint; give one after the profile" in result.stderr
 
 
+def test_a_local_base_needs_no_cache(profiles: Path) -> None:
+    (profiles / "dev.toml").write_text(f'{LOWER}[cache]\ndirectory = "{profiles}/cache"\n')
+    assert call("prefetch", "dev").stdout == "nothing to prefetch: no lower layer is on a server\n"
+    assert call("cache", "drop", "dev").stdout == "0 B freed\n"
+
+
 def test_profiles_are_listed(profiles: Path) -> None:
     (profiles / "dev.toml").touch()
     (profiles / "a-long-name.toml").touch()
@@ -94,17 +100,22 @@ def test_profiles_are_listed(profiles: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("command", ["mount", "check"])
+@pytest.mark.parametrize("command", ["mount", "check", "settle"])
 def test_a_missing_profile(command: str, profiles: Path) -> None:
     expected = f"netoverlay: {profiles}/dev.toml: no such profile, nor {find.SYSTEM_DIRECTORY}/dev.toml; "
     assert failure(command, "dev") == expected + "write one there, or give the path of one"
 
 
-@pytest.mark.parametrize("command", ["mount", "check"])
+@pytest.mark.parametrize("command", ["mount", "check", "settle"])
 def test_a_wrong_profile(command: str, profiles: Path) -> None:
     (profiles / "dev.toml").write_text(LOWER + "imutable = true\n")
     expected = f"netoverlay: {profiles}/dev.toml: lower[0].imutable: unknown key; did you mean 'immutable'?"
     assert failure(command, "dev") == expected
+
+
+def test_an_upper_that_is_whole_is_settled(profiles: Path, tmp_path: Path) -> None:
+    (profiles / "dev.toml").write_text(f'{LOWER}[cache]\ndirectory = "{tmp_path}/cache"\n')
+    assert call("settle", "dev").stdout == "settled: the upper is whole\n"
 
 
 def test_a_mountpoint_that_is_not_there(profiles: Path, tmp_path: Path) -> None:

@@ -100,8 +100,14 @@ def test_xdg_directories(write_profile: WriteProfile, home: Path, monkeypatch: p
     assert profile.cache.directory == home / "cache/netoverlay"
 
 
-KEYS_OF_ALL_LOWERS = "deadline, gid, idmap, immutable, squash, ttl, uid, url"
+KEYS_OF_ALL_LOWERS = "deadline, gid, idmap, immutable, on_down, squash, ttl, uid, url"
 LOWER = '[[lower]]\nurl = "/usr/share"\n'
+
+
+def test_what_happens_while_a_layer_is_away(write_profile: WriteProfile) -> None:
+    write_profile('[[lower]]\nurl = "/usr/share"\n[[lower]]\nurl = "sftp://host/base"\non_down = "cache"\n')
+    assert [lower.on_down for lower in load_profile("dev").lowers] == ["wait", "cache"]
+
 
 REFUSED = {
     "no lower": ("", "lower: there is no lower layer; add a table [[lower]] with a url"),
@@ -131,8 +137,8 @@ REFUSED = {
         f"lower[0].identity_file: unknown key; the keys here are: {KEYS_OF_ALL_LOWERS}",
     ),
     "lower's key in the upper": (
-        LOWER + '[upper]\nurl = "/var/upper"\nttl = 1\n',
-        "upper.ttl: unknown key; the keys here are: deadline, private, url, work",
+        LOWER + '[upper]\nurl = "/var/upper"\nimmutable = true\n',
+        "upper.immutable: unknown key; the keys here are: deadline, private, ttl, url, work",
     ),
     "string for bool": (
         LOWER + 'immutable = "yes"\n',

@@ -19,7 +19,8 @@ import netoverlay_local  # noqa: F401
 import netoverlay_sftp  # noqa: F401
 import netoverlay_smb  # noqa: F401
 from netoverlay.cli import main
-from netoverlay_sftp import backend, login, paramiko_stream  # noqa: F401
+from netoverlay_sftp import backend, connection_errors, login, paramiko_stream  # noqa: F401
+from netoverlay_smb import connecting  # noqa: F401
 
 if __name__ == "__main__":
     for encoding in ("ascii", "idna", "latin-1", "utf-8-sig", "utf-16-le"):

@@ -33,6 +33,15 @@ class Program:
         """What it holds goes."""
         os.close(self._descriptor)
 
+    def write(self, data: bytes) -> int:
+        """Over the beginning, and sync: 0, or the errno."""
+        try:
+            os.pwrite(self._descriptor, data, 0)
+            os.fsync(self._descriptor)
+        except OSError as error:
+            return error.errno or -1
+        return 0
+
     def take(self, call: Call, *, waits: bool = False) -> int:
         """0, or the errno of the call."""
         try:

@@ -192,9 +192,9 @@ def test_check(sshd: SshServer, tmp_path: Path, base: Path) -> None:
     command = [*COMMAND, "check", str(overlay.profile)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
     headings, upper, first, second = (line.split() for line in done.stdout.splitlines())
-    assert headings == ["layer", "url", "capabilities"]
-    assert upper[:3] == ["upper", str(overlay.upper), "local"]
-    assert first[:2] == ["lower[0]", sshd.url(base)]
+    assert headings == ["layer", "url", "locks", "capabilities"]
+    assert " ".join(upper).startswith(f"upper {overlay.upper} held in the layer as well (others may use it) local ")
+    assert " ".join(first).startswith(f"lower[0] {sshd.url(base)} kept by this mount (immutable: nobody writes there) ")
     assert "symlinks" in first
     assert second == ["lower[1]", f"{tmp_path}/none", "unreachable"]
     assert done.stderr.startswith(f"netoverlay: {overlay.profile}: lower[1]: {tmp_path}/none: ")
@@ -278,26 +278,28 @@ def read_until(terminal: int, expected: str) -> str:
     return shown
 
 
-def test_a_passphrase_is_asked_at_the_terminal(tmp_path: Path, base: Path) -> None:
+def test_a_passphrase_is_asked_at_the_terminal_each_time(tmp_path: Path, base: Path) -> None:
     with SshServer(tmp_path / "sshd", user_certificates=True) as server:
         key = make_key(tmp_path / "locked_key", passphrase="open sesame")
         server.sign_user_key(key)
         keys = [f'identity_file = "{key}"', f'known_hosts = "{server.known_hosts}"']
         overlay = OverlayMount(tmp_path, layer_table(server.url(base), keys))
-        ours, theirs = pty.openpty()
         command = ["setsid", "--ctty", "--wait", *COMMAND, "mount", str(overlay.profile), str(overlay.path)]
         command += ["--log-file", str(overlay.log)]
-        with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as mounting:
-            os.close(theirs)
-            shown = read_until(ours, "assphrase")
-            os.write(ours, b"open sesame\n")
-            assert mounting.wait(timeout=60) == 0
-        os.close(ours)
-        try:
-            assert (overlay.path / "file").read_text() == "of the base\n"
-        finally:
-            overlay.unmount()
-        assert "sesame" not in shown + overlay.log.read_text()
+        for name in ("first", "second"):  # the second time it is known without the server what there is to serve
+            (base / name).write_text("read at this mount only\n")
+            ours, theirs = pty.openpty()
+            with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as mounting:
+                os.close(theirs)
+                shown = read_until(ours, "assphrase")
+                os.write(ours, b"open sesame\n")
+                assert mounting.wait(timeout=60) == 0
+            os.close(ours)
+            try:
+                assert (overlay.path / name).read_text() == "read at this mount only\n"
+            finally:
+                overlay.unmount_quietly()
+            assert "sesame" not in shown + overlay.log.read_text()
 
 
 def test_an_interrupt_at_the_terminal_leaves_nothing_mounted(tmp_path: Path, base: Path) -> None:

@@ -6,7 +6,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Final
 
@@ -59,3 +64,36 @@ def test_every_answer_is_what_the_model_says(place: str, tmp_path: Path) -> None
         for name in NAMES:
             in_upper = tmp_path / "upper" / name
             assert an_outsider_can_lock(in_upper if in_upper.exists() else tmp_path / "base" / name)
+
+
+RESTARTED = """
+import ctypes, fcntl, os, signal, struct, sys
+signal.signal(signal.SIGUSR1, lambda *_: None)
+signal.siginterrupt(signal.SIGUSR1, False)  # SA_RESTART
+libc = ctypes.CDLL(None)
+fd = os.open("a", os.O_RDWR)
+print("waits", flush=True)
+if sys.argv[1] == "flock":
+    sys.exit(libc.flock(fd, fcntl.LOCK_EX) != 0)
+sys.exit(libc.fcntl(fd, int(sys.argv[1]), struct.pack("@hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)) != 0)
+"""
+
+
+def test_a_signal_with_sa_restart_does_not_end_the_waiting(tmp_path: Path) -> None:
+    """The calls are made by way of the C library, for Python restarts its own."""
+    with placed("private", tmp_path) as root:
+        for call in (str(fcntl.F_SETLKW), str(fcntl.F_OFD_SETLKW), "flock"):
+            fd = os.open(root / "a", os.O_RDWR)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            fcntl.lockf(fd, fcntl.LOCK_EX)
+            command = [sys.executable, "-c", RESTARTED, call]
+            with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE) as waiting:
+                assert waiting.stdout is not None
+                waiting.stdout.readline()
+                for _ in range(3):
+                    time.sleep(0.02)
+                    waiting.send_signal(signal.SIGUSR1)
+                time.sleep(0.02)
+                assert waiting.poll() is None
+                os.close(fd)
+                assert waiting.wait(10) == 0

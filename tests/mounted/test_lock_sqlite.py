@@ -26,7 +26,7 @@ from tests.servers.smbd import SmbServer
 logger = logging.getLogger(__name__)
 
 VARIABLE = "NETOVERLAY_SQLITE_TRANSACTIONS"
-TRANSACTIONS = int(os.environ.get(VARIABLE, "12"))
+TRANSACTIONS = int(os.environ.get(VARIABLE, "25"))
 PROCESSES = 4
 """On the mount; one more is beside it."""
 

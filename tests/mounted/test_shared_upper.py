@@ -112,6 +112,15 @@ def test_an_open_file_stays_what_it_is_when_others_remove_its_name(mounted: Call
             assert gone.read() == "old"
 
 
+def test_sub_directories_that_others_make_are_counted(mounted: Callable[..., OverlayMount]) -> None:
+    with mounted(0.0) as mount:
+        (mount.path / "d/mine").mkdir()
+        before = (mount.path / "d").stat().st_nlink
+        (mount.upper / "d/theirs").mkdir()
+        assert (mount.path / "d").stat().st_nlink == (before + 1 if before > 1 else before)  # 1: not counted
+        assert (mount.path / "d/theirs").is_dir()
+
+
 def test_an_open_file_stays_what_it_is_when_others_put_another_in_its_place(tmp_path: Path) -> None:
     """In a local upper: docs/locks.md says what a server's does."""
     (tmp_path / "base").mkdir()

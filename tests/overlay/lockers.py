@@ -120,6 +120,27 @@ class Program:
         self._files.release(self.handle)
 
 
+class Shared:
+    """An overlay whose upper others use, with the file "file" there; and programs."""
+
+    def __init__(self, directory: Path, **options: object) -> None:
+        self.upper = directory / "upper" / "file"
+        self.lower = directory / "lower0" / "file"
+        self.overlay = Mounted(directory, shared_upper=True, **options)  # type: ignore[arg-type]
+        self.programs: list[Program] = []
+
+    def start(self) -> Program:
+        self.programs.append(Program(self.overlay, "file"))
+        return self.programs[-1]
+
+    def close(self) -> None:
+        for program in self.programs:
+            if program.request is not None:
+                program.interrupt()
+            program.close()
+        self.overlay.close()
+
+
 class Outsider:
     """A program on the same machine, with a file of a layer open."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from netoverlay.backend_api import Access, AttributeChange, RenameFlags, UnavailableError
-from netoverlay.overlay.copy_up import COPY_ATTEMPTS
+from netoverlay.overlay.copies import COPY_ATTEMPTS
 from netoverlay.overlay.creation import Caller
 from netoverlay.testing.faults import Faults
 from netoverlay.testing.faulty_backend import FaultyBackend

@@ -3,52 +3,23 @@
 from __future__ import annotations
 
 import errno
-import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from netoverlay.backend_api import (
     Access,
-    Backend,
-    BackendFile,
-    LayerPath,
     LockKind,
-    RenameFlags,
-    UnavailableError,
 )
-from netoverlay.backend_api.delegate import DelegatingBackend, DelegatingFile
-from netoverlay.overlay.lock_poller import LockPoller
-from tests.overlay.lockers import Outsider, Program, eventually, outsider, refused
+from netoverlay.backend_api.waiting import set_hooks
+from tests.overlay.lockers import Outsider, Program, Shared, eventually, outsider, refused
 from tests.overlay.trees import Mounted, write_tree
 
 SHARED, EXCLUSIVE, UNLOCK = LockKind.SHARED, LockKind.EXCLUSIVE, LockKind.UNLOCK
 CHANGING_NS = 10**9
-
-
-class Shared:
-    """An overlay whose upper others use, with the file "file" there; and programs."""
-
-    def __init__(self, directory: Path, **options: object) -> None:
-        self.upper = directory / "upper" / "file"
-        self.lower = directory / "lower0" / "file"
-        self.overlay = Mounted(directory, shared_upper=True, **options)  # type: ignore[arg-type]
-        self.programs: list[Program] = []
-
-    def start(self) -> Program:
-        self.programs.append(Program(self.overlay, "file"))
-        return self.programs[-1]
-
-    def close(self) -> None:
-        for program in self.programs:
-            if program.request is not None:
-                program.interrupt()
-            program.close()
-        self.overlay.close()
 
 
 @pytest.fixture
@@ -219,70 +190,6 @@ def test_an_exclusive_lock_brings_the_file_up(changing: Shared) -> None:
         assert not above.can(EXCLUSIVE, 0, 1)
 
 
-class _Watched(DelegatingFile):
-    """Tells of every lock, and of the end."""
-
-    def __init__(self, inner: BackendFile, tell: Callable[[str], None]) -> None:
-        super().__init__(inner)
-        self._tell = tell
-
-    def lock(self, kind: LockKind, start: int, length: int) -> None:
-        self._tell(f"{kind.value}")
-        super().lock(kind, start, length)
-
-
-class _Watching(DelegatingBackend):
-    def __init__(self, inner: Backend, name: str, events: list[str]) -> None:
-        super().__init__(inner)
-        self._name = name
-        self._events = events
-
-    def open(self, path: LayerPath, access: Access, **options: Any) -> BackendFile:
-        opened = super().open(path, access, **options)
-        return _Watched(opened, lambda what: self._events.append(f"{self._name}: {what}"))
-
-    def rename(self, old: LayerPath, new: LayerPath, flags: RenameFlags = RenameFlags.NONE) -> None:
-        self._events.append(f"{self._name}: published")
-        super().rename(old, new, flags)
-
-
-def test_at_copy_up_a_lock_is_held_above_before_it_is_given_up_below(tmp_path: Path) -> None:
-    write_tree(tmp_path / "lower0", {"file": b"content"})
-    events: list[str] = []
-    made = Shared(
-        tmp_path,
-        ttl_ns=CHANGING_NS,
-        wrap_upper=lambda backend: _Watching(backend, "upper", events),
-        wrap_lower=lambda backend: _Watching(backend, "lower", events),
-    )
-    program = made.start()
-    program.try_lock(SHARED, 0, 5)
-    made.overlay.write("file", b"x")
-    assert events == ["lower: shared", "upper: shared", "upper: published", "lower: unlock"]
-    with outsider(made.upper) as above, outsider(made.lower) as below:
-        assert not above.can(EXCLUSIVE, 0, 5)
-        assert below.can(EXCLUSIVE)
-    made.close()
-
-
-def test_a_copy_up_that_fails_leaves_the_lock_below(tmp_path: Path) -> None:
-    write_tree(tmp_path / "lower0", {"file": b"content"})
-
-    class Failing(_Watching):
-        def rename(self, old: LayerPath, new: LayerPath, flags: RenameFlags = RenameFlags.NONE) -> None:
-            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
-
-    made = Shared(tmp_path, ttl_ns=CHANGING_NS, wrap_upper=lambda backend: Failing(backend, "upper", []))
-    program = made.start()
-    program.try_lock(SHARED, 0, 5)
-    refused(errno.EDQUOT, lambda: made.overlay.write("file", b"x"))
-    with outsider(made.lower) as below:
-        assert not below.can(EXCLUSIVE, 0, 5)
-        program.unlock()
-        assert below.can(EXCLUSIVE)
-    made.close()
-
-
 def test_what_waits_for_an_outsider_below_is_served_above(changing: Shared) -> None:
     program = changing.start()
     with outsider(changing.lower) as below:
@@ -294,56 +201,28 @@ def test_what_waits_for_an_outsider_below_is_served_above(changing: Shared) -> N
         assert not above.can(EXCLUSIVE)
 
 
-class _Losing(DelegatingFile):
-    """Loses its connection: from then on there are no locks."""
+def test_what_a_closed_file_held_is_free_for_the_request_that_is_read_next(shared: Shared) -> None:
+    """The kernel does not wait for RELEASE: who closed the file may tell others to go on."""
+    one, another = shared.start(), shared.start()
+    one.try_flock(EXCLUSIVE)
+    answers: list[object] = []
 
-    lost = False
+    def next_request() -> None:
+        try:
+            another.try_flock(EXCLUSIVE)
+        except OSError as error:
+            answers.append(error)
 
-    def lock(self, kind: LockKind, start: int, length: int) -> None:
-        if _Losing.lost:
-            raise UnavailableError("the server is gone")
-        super().lock(kind, start, length)
+    def read_on() -> None:
+        set_hooks(None, None)
+        thread.start()
+        thread.join(0.05)
 
-
-def test_a_lock_that_cannot_be_asked_for_is_refused_and_not_held(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_tree(tmp_path / "lower0", {})
-    write_tree(tmp_path / "upper", {"file": b"content"})
-
-    class Backends(DelegatingBackend):
-        def open(self, path: LayerPath, access: Access, **options: Any) -> BackendFile:
-            return _Losing(super().open(path, access, **options))
-
-    made = Shared(tmp_path, wrap_upper=Backends)
-    one, other = made.start(), made.start()
-    one.try_lock(SHARED, 0, 5)
-    monkeypatch.setattr(_Losing, "lost", True)
-    with pytest.raises(UnavailableError):
-        other.try_lock(EXCLUSIVE, 5, 9)
-    monkeypatch.setattr(_Losing, "lost", False)
-    one.try_lock(EXCLUSIVE, 5, 9)
-    made.close()
-
-
-def test_the_poller_asks_again_for_who_comes_while_it_asks() -> None:
-    asked: list[int] = []
-    go_on, asking = threading.Event(), threading.Event()
-
-    def ask(inode: object) -> bool:
-        asked.append(1)
-        asking.set()
-        go_on.wait(10)
-        return False
-
-    poller = LockPoller(ask)
-    inode = object()
-    poller.add(inode)  # type: ignore[arg-type]
-    assert asking.wait(10)
-    poller.add(inode)  # type: ignore[arg-type]
-    go_on.set()
-    eventually(lambda: len(asked) == 2)
-    poller.stop()
+    thread = threading.Thread(target=next_request)
+    set_hooks(read_on, None)
+    shared.overlay.overlay.file_locks.released(one.handle, one.open_file)
+    thread.join()
+    assert not answers
 
 
 def test_an_outsider_that_comes_and_goes_starves_nobody(shared: Shared) -> None:

@@ -15,6 +15,8 @@ from netoverlay.overlay import locks
 from netoverlay.overlay.creation import Caller
 from netoverlay.overlay.inodes import DirectoryInode, FileInode, Inode, Name
 from netoverlay.overlay.layers import FOR_EVER_NS, UPPER_NUMBER, Layer, LayerStack, UpperLayer
+from netoverlay.overlay.lazy_files import LAZY_BYTES
+from netoverlay.overlay.lazy_upper import LazyUpper
 from netoverlay.overlay.lock_rules import LockMode
 from netoverlay.overlay.metacopy import with_data_below
 from netoverlay.overlay.overlay import Overlay
@@ -63,8 +65,12 @@ class Mounted:
         ttl_ns: int = FOR_EVER_NS,
         shared_upper: bool = False,
         lock_mode: LockMode = LockMode.DELEGATE,
+        lazy_from: int = LAZY_BYTES,
     ) -> None:
-        """`ttl_ns`: of the lowers. `shared_upper`: others may lock what is in the upper."""
+        """`ttl_ns`: of the lowers. `shared_upper`: others may lock what is in the upper.
+
+        `lazy_from`: larger files are copied lazily, from lowers that are not local.
+        """
         self.directory = directory
         self.backends: list[Backend] = []
         lowers: tuple[Layer, ...] = ()
@@ -81,10 +87,10 @@ class Mounted:
             backend = wrap_upper(self._local(directory))
             capabilities = backend.connect()
             marks = upper_format(backend, capabilities)
-            whole = with_data_below(backend, marks, "upper", lowers)
+            lazy = LazyUpper(backend, marks, capabilities, "upper", "upper.work", lowers, larger_than=lazy_from)
             stacked = UpperLayer(
                 UPPER_NUMBER,
-                whole,
+                lazy,
                 capabilities,
                 marks,
                 "upper",
@@ -93,6 +99,7 @@ class Mounted:
                 shared_upper,
                 "upper.work",
                 marks,
+                lazy,
             )
         self.overlay = Overlay(LayerStack(stacked, lowers), str(directory / "mnt"), lock_mode=lock_mode)
 

@@ -24,6 +24,7 @@ from tests.status.examples import make_snapshot
 MOUNTPOINT = "/mnt/dev"
 UID = os.geteuid()
 NOBODY = 65534
+REQUESTS = 'the requests are {"command": "status"} and {"command": "settle"}'
 
 
 @pytest.fixture
@@ -53,6 +54,17 @@ def test_the_state_arrives_as_it_was_told(server: ControlServer) -> None:
     assert answer == (os.getpid(), make_snapshot())
     assert list(ask_all(UID)) == [answer]
     assert daemon_pid(MOUNTPOINT, UID) == os.getpid()
+
+
+def test_a_command_is_heard_before_the_state_is_told(socket_directory: Path) -> None:
+    heard: list[str] = []
+    server = ControlServer(MOUNTPOINT, lambda: make_snapshot(url=f"/{len(heard)}"), lambda: heard.append("settle"))
+    server.start()
+    try:
+        assert ask(MOUNTPOINT, UID).snapshot == make_snapshot(url="/0")
+        assert ask(MOUNTPOINT, UID, "settle").snapshot == make_snapshot(url="/1")
+    finally:
+        server.stop()
 
 
 def test_a_path_that_is_not_utf8(socket_directory: Path) -> None:
@@ -146,9 +158,10 @@ def test_a_client_removes_the_socket_of_a_dead_daemon(
     [
         (b"garbage\n", "not a line of JSON"),
         (b"\xff\xfe\n", "not a line of JSON"),
-        (b'{"command": "format"}\n', 'the only request is {"command": "status"}'),
+        (b'{"command": "format"}\n', REQUESTS),
         (b"[" * 4096, "not a line of JSON"),
-        (b"1\n", 'the only request is {"command": "status"}'),
+        (b"1\n", REQUESTS),
+        (b'{"command": "settle", "all": true}\n', REQUESTS),
     ],
 )
 def test_garbage_is_answered_with_an_error(data: bytes, error: str, server: ControlServer, path: Path) -> None:

@@ -13,8 +13,8 @@ import pytest
 from netoverlay import mount_table
 from netoverlay.status.control_server import ControlServer
 from netoverlay.status.overview import MountReport, overview_json, report_all, report_one
-from netoverlay.status.rendering import in_units, print_layer_reports, print_locks, print_mounts
-from netoverlay.status.snapshot import LayerReport, LeaseStatus, LockStatus
+from netoverlay.status.rendering import in_units, print_layer_reports, print_locks, print_mounts, settling_shown
+from netoverlay.status.snapshot import LayerReport, LazyStatus, LeaseStatus, LockStatus
 from tests.status.examples import make_snapshot
 
 MINE, OTHERS = os.geteuid(), os.geteuid() + 1
@@ -120,6 +120,22 @@ def test_status_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "┃" in output.getvalue()
 
 
+def test_settling_is_shown_at_a_terminal_only() -> None:
+    for output in (_Terminal(), io.StringIO()):
+        with settling_shown(output) as show:
+            for left in (5 << 20, 1 << 20, 0):
+                show(LazyStatus(files=1, bytes=left, settling=True))
+        assert ("settling" in output.getvalue()) is output.isatty()
+
+
+def test_what_is_lazy_is_told() -> None:
+    output = io.StringIO()
+    status = msgspec.structs.replace(make_snapshot(), lazy=LazyStatus(files=2, bytes=3 << 30, settling=False))
+    print_mounts([MountReport(mountpoint="/mnt/dev", state="mounted", status=status)], output)
+    line = "upper: 2 files copied lazily, 3.0 GiB of which only the base has: `netoverlay settle` brings it"
+    assert line in output.getvalue().splitlines()
+
+
 def test_no_mounts() -> None:
     output = io.StringIO()
     print_mounts([], output)
@@ -168,6 +184,15 @@ def test_a_lease_that_is_lost() -> None:
     }
 
 
+def test_a_layer_that_cannot_be_reached() -> None:
+    told = make_snapshot()
+    lower = msgspec.structs.replace(told.layers[1], state="down", problem="no route to the host")
+    told = msgspec.structs.replace(told, layers=(told.layers[0], lower))
+    output = io.StringIO()
+    print_mounts([MountReport(mountpoint="/mnt/dev", state="mounted", status=told)], output)
+    assert "lower /srv/base: no route to the host" in output.getvalue().splitlines()
+
+
 def test_json_document() -> None:
     document = json.loads(overview_json(reports()))
     assert document["version"] == 1
@@ -178,10 +203,10 @@ def test_json_document() -> None:
         "problem": "/mnt/dead: its daemon is gone",
         "status": None,
     }
-    assert set(live["status"]) == {"mount", "layers", "requests", "locks"}
+    assert set(live["status"]) == {"mount", "layers", "requests", "locks", "lazy"}
     assert set(live["status"]["mount"]) == {"mountpoint", "profile", "pid", "since", "read_only"}
     upper = live["status"]["layers"][0]
-    assert set(upper) == {"role", "url", "state", "capabilities", "locks", "counters", "lease"}
+    assert set(upper) == {"role", "url", "state", "problem", "capabilities", "locks", "counters", "lease"}
     assert upper["capabilities"]["writable"] is True
     assert upper["counters"]["bytes_read"] == 1536
 

@@ -18,7 +18,16 @@ from netoverlay.wrappers.limits import LimitedBackend
 from netoverlay.wrappers.metrics import MeteredBackend
 from tests.cache.calls import WatchedBackend
 
-FROM_MEMORY = {"identity", "connection_state", "fileno", "flush", "__init__", "__enter__", "__exit__", "__del__"}
+ANSWERED_FROM_MEMORY = {
+    "identity",
+    "appearance",
+    "asks_user",
+    "connection_state",
+    "connection_problem",
+    "fileno",
+    "flush",
+}
+FROM_MEMORY = ANSWERED_FROM_MEMORY | {"__init__", "__enter__", "__exit__", "__del__"}
 
 
 @pytest.mark.parametrize(("seam", "wrapper"), [(Backend, InterceptingBackend), (BackendFile, InterceptingFile)])

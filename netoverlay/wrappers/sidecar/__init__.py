@@ -9,7 +9,7 @@ one mount that is the only user of the upper. The format on the server is in doc
 | `records.py`, `journal.py` | The journal: its lines, and when they are written. |
 | `intents.py`, `recovery.py` | What is about to be done, and whether it was. |
 | `markers.py`, `marks.py` | Whiteouts and opaque directories on the server. |
-| `attributes.py`, `file.py` | What is shown of a file, and changes of that. |
+| `attributes.py`, `access_lists.py`, `file.py` | What is shown of a file, and changes of that; POSIX ACLs. |
 | `context.py` | From paths to nodes. |
 | `names.py` | Each change of names. |
 | `backend.py` | The calls of the seam. |

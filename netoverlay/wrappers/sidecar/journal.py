@@ -36,6 +36,7 @@ PIECE_BYTES = 256 << 10
 """Written at once, and the most that a crash can leave half-written."""
 COMPACT_BYTES = 4 << 20
 """A journal that is smaller than this is not written anew while it is in use."""
+_UNSYNCED_BYTES = 1 << 20
 COMPACT_GROWTH = 2
 """It is, once it is this many times as large as what counted of it when it was last written."""
 _COMPACT_BYTES_AT_START = 64 << 10
@@ -70,7 +71,8 @@ class Journal:
         self._offset = 0
         self._unwritten = b""
         """Was taken from the lines, and is not known to be on the server."""
-        self._unsynced = False
+        self._unsynced: list[bytes] = []
+        """The end of the file, which the server may lose yet."""
         self._worth = 0
         """About how much of the file counts, in bytes."""
         self._taken_over = False
@@ -207,14 +209,23 @@ class Journal:
         """As flush(), and then it is on stable storage, as far as the transport can tell."""
         self.flush()
         with self._writing:
-            if self._unsynced:
-                self._unsynced = False
-                try:
-                    with contextlib.suppress(NotSupportedError):
-                        self._opened().sync(data_only=True)
-                except BaseException:
-                    self._unsynced = True
-                    raise
+            if not self._unsynced:
+                return
+            try:
+                self._sync_file()
+            except (UnavailableError, StaleHandleError):
+                raise
+            except OSError as error:
+                # The server may have lost what it had not synced, but it is here still.
+                logger.info("the end of the journal is written once more: %s", error)
+                end = b"".join(self._unsynced)
+                _write_pieces(self._opened(), self._offset - len(end), end)
+                self._sync_file()
+            self._unsynced.clear()
+
+    def _sync_file(self) -> None:
+        with contextlib.suppress(NotSupportedError):
+            self._opened().sync(data_only=True)
 
     def compact(self) -> None:
         """Write what counts to a new file, and let that take the journal's place."""
@@ -300,12 +311,13 @@ class Journal:
             self._close_file()
             _write_pieces(self._opened(), self._offset, data)
         self._offset += len(data)
-        self._unsynced = True
+        self._unsynced.append(data)
 
     def _replaced(self) -> None:
         if self._replacing is not None:
             self._offset, self._worth = self._replacing
             self._replacing = None
+            self._unsynced.clear()
 
     def _opened(self) -> BackendFile:
         if self._file is None:
@@ -353,6 +365,8 @@ class Journal:
                 self.flush()
                 if self._offset > max(COMPACT_BYTES, COMPACT_GROWTH * self._worth):
                     self.compact()
+                elif sum(map(len, self._unsynced)) > _UNSYNCED_BYTES:
+                    self.sync()
                 warned = False
             except OSError as error:
                 self._wanted.set()

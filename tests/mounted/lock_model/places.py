@@ -29,7 +29,10 @@ def placed(place: str, directory: Path) -> Iterator[Path]:
     with ExitStack() as stack:
         keys = [f'url = "{directory}/upper"', *(["private = true"] if place == "private" else [])]
         if place == "smb":
-            smbd = stack.enter_context(SmbServer(directory / "smbd", {"tests": directory}))
-            keys = [f'url = "{smbd.url_of(directory / "upper")}"', *smb_login(smbd)]
+            # A share without the mount point: who lists that waits for the mount, which waits for the list.
+            share = directory / "share"
+            (share / "upper").mkdir(parents=True)
+            smbd = stack.enter_context(SmbServer(directory / "smbd", {"tests": share}))
+            keys = [f'url = "{smbd.url_of(share / "upper")}"', *smb_login(smbd)]
         mount = stack.enter_context(OverlayMount(directory, lowers, upper_keys=keys, tables=tables))
         yield mount.path
