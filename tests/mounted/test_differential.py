@@ -20,7 +20,7 @@ from tests.mounted.differential.planting import ACLS_ARE_KEPT, CARRIED
 from tests.mounted.differential.together import run_together
 from tests.mounted.test_parity import as_smb_has_links
 
-EXAMPLES: Final = {"local": 12, "sftp": 4, "smb": 3}
+EXAMPLES: Final = {"local": 8, "sftp": 2, "smb": 2}
 TREES: Final = {"local": 30, "sftp": 10, "smb": 8}
 
 pytestmark = [

@@ -46,10 +46,10 @@ def fingerprint(top: Path) -> dict[str, tuple[object, ...]]:
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A git repository of 1,000 files."""
+    """A git repository of 600 files."""
     top = tmp_path_factory.mktemp("git") / "base"
     rng = random.Random(7)
-    for number in range(1000):
+    for number in range(600):
         path = top / f"package{number % 20}" / f"module{number % 100}" / f"file{number}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(f"line {line} {rng.random()}\n" for line in range(rng.randint(1, 40))))

@@ -12,6 +12,7 @@ from netoverlay.backend_api import Access, AttributeChange, Creation, FileType, 
 from netoverlay.backend_api.delegate import DelegatingBackend
 from netoverlay.testing.faults import Faults
 from netoverlay.testing.faulty_backend import FaultyBackend
+from netoverlay.wrappers.sidecar import journal
 from tests.wrappers.sidecars import LIKE_SFTP, NULL_DEVICE, WORK, Server, die, make, shown
 
 OPAQUE = "trusted.overlay.opaque"
@@ -204,7 +205,8 @@ def test_a_server_that_fails_for_a_while(change, times, old, expected):
 @pytest.mark.parametrize(
     "change", ["unlink", "rename fifo over file", "exchange files", "rename directory over opaque"]
 )
-def test_a_recovery_that_dies(change, old, expected):
+def test_a_recovery_that_dies(change, old, expected, monkeypatch):
+    monkeypatch.setattr(journal, "_TAKE_OVER_PAUSE", 0.0)
     for nth in range(1, 15):
         server = Server(LIKE_SFTP)
         with server.mounted() as backend:
