@@ -22,7 +22,7 @@ _BOTH: Final = (LockCall.FCNTL, LockCall.FLOCK)
 
 
 class _Step(NamedTuple):
-    """A range that the layer is to hold otherwise. None: as a whole, by lock_whole()."""
+    """A range that the layer is to hold otherwise; `whole`: the file, by lock_whole()."""
 
     start: int
     end: int
@@ -61,21 +61,8 @@ class LockMirror:
                 raise os_error(errno.ENOLCK)
             self._recover()
         steps = self._steps(table, start, end)
-        done: list[_Step] = []
-        try:
-            for step in steps:
-                if step.is_stronger:
-                    if step.whole:
-                        done.append(step)  # even a refused flock(2) gives up the lock that was there
-                    self._ask(step, step.after)
-                    if not step.whole:
-                        done.append(step)
-        except OSError as error:
-            self._take_back(done, error)
-            raise
-        for step in steps:
-            if not step.is_stronger:
-                self._weaken(step)
+        self._strengthen(steps)
+        self._weaken(steps)
         if self.lost:
             raise os_error(errno.ENOLCK)
 
@@ -85,9 +72,7 @@ class LockMirror:
             return
         if self.lost:
             self._recover()
-        for step in self._steps(table, start, end):
-            if not step.is_stronger:
-                self._weaken(step)
+        self._weaken(self._steps(table, start, end))
 
     def notice_loss(self) -> None:
         """See whether the layer has lost locks."""
@@ -105,16 +90,11 @@ class LockMirror:
         """
         attempt = LockTable()
         attempt.set(wanted)
-        steps = [step for step in self._steps(attempt, wanted.start, wanted.end) if step.is_stronger]
-        done: list[_Step] = []
         try:
-            for step in steps:
-                self._ask(step, step.after)
-                done.append(step)
+            done = self._strengthen(self._steps(attempt, wanted.start, wanted.end))
         except BlockingIOError:
             return True
-        finally:
-            self._take_back(done, None)
+        self._take_back(done, None)
         return False
 
     def _steps(self, table: LockTable, start: int, end: int) -> list[_Step]:
@@ -155,6 +135,22 @@ class LockMirror:
         else:
             self._ranges.set(step.start, step.end, None if kind is LockKind.UNLOCK else kind)
 
+    def _strengthen(self, steps: list[_Step]) -> list[_Step]:
+        """Have what is to be stronger, or raise, with all as it was: the steps that were taken."""
+        done: list[_Step] = []
+        try:
+            for step in steps:
+                if step.is_stronger:
+                    if step.whole:
+                        done.append(step)  # even a refused flock(2) gives up the lock that was there
+                    self._ask(step, step.after)
+                    if not step.whole:
+                        done.append(step)
+        except OSError as error:
+            self._take_back(done, error)
+            raise
+        return done
+
     def _take_back(self, done: list[_Step], cause: OSError | None) -> None:
         """Undo steps. Where what was held before cannot be had again, it is lost: ENOLCK."""
         for step in reversed(done):
@@ -167,13 +163,17 @@ class LockMirror:
                 self.lost = True
                 raise os_error(errno.ENOLCK) from (cause or error)
 
-    def _weaken(self, step: _Step) -> None:
-        try:
-            self._ask(step, step.after)
-        except OSError as error:
-            if step.after is not LockKind.UNLOCK:
-                self.lost = True
-            self._given_up(step, step.after, error)
+    def _weaken(self, steps: list[_Step]) -> None:
+        """Hold no more than is wanted. Never fails."""
+        for step in steps:
+            if step.is_stronger:
+                continue
+            try:
+                self._ask(step, step.after)
+            except OSError as error:
+                if step.after is not LockKind.UNLOCK:
+                    self.lost = True
+                self._given_up(step, step.after, error)
 
     def _given_up(self, step: _Step, kind: LockKind, error: OSError) -> None:
         """A range that could not be unlocked goes with the open file, or has gone with the connection."""

@@ -50,6 +50,18 @@ def smb_login(server: SmbServer) -> list[str]:
     return [f'password_file = "{server.password_file}"']
 
 
+def through_proxy(server: SshServer | SmbServer, port: int, path: Path, known_hosts: Path) -> tuple[str, list[str]]:
+    """The url of a directory by way of a proxy at `port`, and the keys that say how to log in.
+
+    `known_hosts`: a file to be written, for an sshd that is reached there.
+    """
+    if isinstance(server, SmbServer):
+        return server.url_of(path, port=port), smb_login(server)
+    known_hosts.write_text(server.host_key_line(f"[127.0.0.1]:{port}") + "\n")
+    login = [f'identity_file = "{server.identity_file}"', f'known_hosts = "{known_hosts}"']
+    return server.url(path, port=port), login
+
+
 class OverlayMount:
     """A profile, mounted. Its log must hold nothing that nobody expects."""
 

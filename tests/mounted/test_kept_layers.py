@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted.mounting import COMMAND, OverlayMount, layer_table, run, smb_login
+from tests.mounted.mounting import COMMAND, OverlayMount, layer_table, run, through_proxy
 from tests.servers.proxy import Proxy
 from tests.servers.smbd import SmbServer
 from tests.servers.sshd import SshServer
@@ -51,13 +51,7 @@ Make = Callable[..., OverlayMount]
 @pytest.fixture
 def make(tmp_path: Path, base: Path, server: SshServer | SmbServer, proxy: Proxy) -> Iterator[Make]:
     """Makes a mount, which is not mounted yet, of a profile with the layer keys that are given."""
-    if isinstance(server, SmbServer):
-        url, login = server.url_of(base, port=proxy.port), smb_login(server)
-    else:
-        known_hosts = tmp_path / "known_hosts"
-        known_hosts.write_text(server.host_key_line(f"[127.0.0.1]:{proxy.port}") + "\n")
-        url = server.url(base, port=proxy.port)
-        login = [f'identity_file = "{server.identity_file}"', f'known_hosts = "{known_hosts}"']
+    url, login = through_proxy(server, proxy.port, base, tmp_path / "known_hosts")
     made: list[OverlayMount] = []
 
     def mount_of(*keys: str, immutable: bool = True) -> OverlayMount:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted.mounting import OverlayMount, layer_table, smb_login
+from tests.mounted.mounting import OverlayMount, layer_table, through_proxy
 from tests.servers.proxy import Proxy
 from tests.servers.smbd import SmbServer
 from tests.servers.sshd import SshServer
@@ -41,13 +41,7 @@ def proxy(server: SshServer | SmbServer) -> Iterator[Proxy]:
 
 @pytest.fixture
 def mount(tmp_path: Path, base: Path, server: SshServer | SmbServer, proxy: Proxy) -> Iterator[OverlayMount]:
-    if isinstance(server, SmbServer):
-        url, login = server.url_of(base, port=proxy.port), smb_login(server)
-    else:
-        known_hosts = tmp_path / "known_hosts"
-        known_hosts.write_text(server.host_key_line(f"[127.0.0.1]:{proxy.port}") + "\n")
-        url = server.url(base, port=proxy.port)
-        login = [f'identity_file = "{server.identity_file}"', f'known_hosts = "{known_hosts}"']
+    url, login = through_proxy(server, proxy.port, base, tmp_path / "known_hosts")
     mounted = OverlayMount(tmp_path / "m", layer_table(url, [*login, f"deadline = {DEADLINE}"]))
     mounted.mount()
     try:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted.mounting import COMMAND, OverlayMount, layer_table, run, smb_login, wait_for_end
+from tests.mounted.mounting import COMMAND, OverlayMount, layer_table, run, through_proxy, wait_for_end
 from tests.servers.proxy import Proxy
 from tests.servers.smbd import SmbServer
 from tests.servers.sshd import SshServer
@@ -68,11 +68,8 @@ def server(request: pytest.FixtureRequest) -> SshServer | SmbServer:
 
 def keys_of(server: SshServer | SmbServer, proxy: Proxy, path: Path, known_hosts: Path) -> tuple[str, list[str]]:
     """The url of a directory by way of the proxy, and how to log in."""
-    if isinstance(server, SmbServer):
-        return server.url_of(path, port=proxy.port), [*smb_login(server), f"deadline = {DEADLINE}"]
-    known_hosts.write_text(server.host_key_line(f"[127.0.0.1]:{proxy.port}") + "\n")
-    login = [f'identity_file = "{server.identity_file}"', f'known_hosts = "{known_hosts}"', f"deadline = {DEADLINE}"]
-    return server.url(path, port=proxy.port), login
+    url, login = through_proxy(server, proxy.port, path, known_hosts)
+    return url, [*login, f"deadline = {DEADLINE}"]
 
 
 @pytest.fixture
