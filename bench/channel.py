@@ -1,4 +1,4 @@
-"""What an operation costs in the kernel channel: a mount whose operations do nothing, on this machine.
+"""What an operation costs in the two kernel channels: mounts whose operations do nothing, on this machine, in turns.
 
     python bench/channel.py [--count N] [--one-cpu]
 
@@ -20,8 +20,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from rich.console import Console
 from rich.table import Table
@@ -31,11 +32,15 @@ from netoverlay.fuse import replies, requests
 from netoverlay.fuse.abi import Fopen
 from netoverlay.fuse.channel import Channel
 from netoverlay.fuse.mount import MountOptions, mount, unmount
+from netoverlay.fuse.negotiation import SessionSettings
 from netoverlay.fuse.operations import Operations
 from netoverlay.fuse.replies import Entry, FuseAttributes, Reply
 from netoverlay.fuse.requests import RequestHeader
-from netoverlay.fuse.session import Session
+from netoverlay.fuse.session import Session, plain_errno
+from netoverlay.kernel_channel import KernelSession
+from netoverlay.pyfuse3_session import Pyfuse3Session
 
+CHANNELS = ("own", "pyfuse3")
 SIZE = 64 << 20
 BLOCK = bytes(1 << 20)
 DIRECTORY = FuseAttributes(1, 0, 0, 0, 0, 0, 0, 0, 0, stat.S_IFDIR | 0o755, 2, 0, 0, 0, 4096)
@@ -80,9 +85,15 @@ class Nothing(_Refusing):
         return None
 
 
-def serve(mountpoint: str) -> None:
+def session_of(channel: str, device: int) -> KernelSession:
+    if channel == "own":
+        return Session(Channel(device), Nothing())
+    return Pyfuse3Session(device, Nothing(), SessionSettings(), plain_errno)
+
+
+def serve(mountpoint: str, channel: str) -> None:
     mounted = mount(mountpoint, MountOptions(source="bench"))
-    session = Session(Channel(mounted.device), Nothing())
+    session = session_of(channel, mounted.device)
     session.handshake()
     signal.signal(signal.SIGTERM, lambda *_: session.request_stop())
     print("ready", flush=True)
@@ -90,9 +101,9 @@ def serve(mountpoint: str) -> None:
 
 
 @contextmanager
-def served() -> Iterator[str]:
+def served(channel: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as mountpoint:
-        command = [sys.executable, __file__, "--serve", mountpoint]
+        command = [sys.executable, __file__, "--serve", mountpoint, "--channel", channel]
         server = subprocess.Popen(command, stdout=subprocess.PIPE)
         try:
             assert server.stdout is not None
@@ -104,48 +115,55 @@ def served() -> Iterator[str]:
                 unmount(mountpoint, lazy=True)
 
 
-def microseconds(call: Callable[[], object], count: int) -> float:
-    """Of the median of five rounds."""
-    rounds = []
+def microseconds(calls: Sequence[Callable[[], object]], count: int) -> list[float]:
+    """Of each call, the median of five rounds, in which all have their turn."""
+    rounds: list[list[float]] = [[] for _ in calls]
     for _ in range(5):
-        start = time.perf_counter()
-        for _ in itertools.repeat(None, count):
-            call()
-        rounds.append((time.perf_counter() - start) / count * 1e6)
-    return statistics.median(rounds)
+        for call, taken in zip(calls, rounds, strict=True):
+            start = time.perf_counter()
+            for _ in itertools.repeat(None, count):
+                call()
+            taken.append((time.perf_counter() - start) / count * 1e6)
+    return [statistics.median(taken) for taken in rounds]
 
 
 def measure(count: int) -> None:
-    table = Table("operation", "requests", "us each", "MB/s")
-    with served() as root:
-        name, slow = os.path.join(root, "file"), os.path.join(root, "waiting")
-        table.add_row("stat(root)", "1", f"{microseconds(lambda: os.stat(root), count):.1f}", "")
-        table.add_row("stat(file)", "2", f"{microseconds(lambda: os.stat(name), count):.1f}", "")
-        fd = os.open(slow, os.O_RDONLY)
-        table.add_row("fstat, reading handed over", "1", f"{microseconds(lambda: os.fstat(fd), count):.1f}", "")
-        os.close(fd)
-        fd = os.open(name, os.O_RDWR)
-        buffer = bytearray(BLOCK)
-        for what, call in {
-            "read": lambda: os.preadv(fd, [buffer], 0),
-            "write": lambda: os.pwrite(fd, buffer, 0),
-        }.items():
-            each = microseconds(call, max(1, count // 50))
-            table.add_row(f"{what} 1 MiB, direct", "1", f"{each:.1f}", f"{len(BLOCK) / each:.0f}")
-        os.close(fd)
+    table = Table("operation", "requests", *(f"{channel}: us each" for channel in CHANNELS), "MB/s of each")
+    buffer = bytearray(BLOCK)
+
+    def add(what: str, requests: str, rate: bool, calls: Sequence[Callable[[], object]]) -> None:
+        each = microseconds(calls, max(1, count // 50) if rate else count)
+        rates = ", ".join(f"{len(BLOCK) / us:.0f}" for us in each) if rate else ""
+        table.add_row(what, requests, *(f"{us:.1f}" for us in each), rates)
+
+    with ExitStack() as stack:
+        roots = [stack.enter_context(served(channel)) for channel in CHANNELS]
+        slow, files = ([_opened(stack, root, name) for root in roots] for name in ("waiting", "file"))
+        add("stat(root)", "1", False, [partial(os.stat, root) for root in roots])
+        add("stat(file)", "2", False, [partial(os.stat, f"{root}/file") for root in roots])
+        add("fstat, reading handed over", "1", False, [partial(os.fstat, fd) for fd in slow])
+        add("read 1 MiB, direct", "1", True, [partial(os.preadv, fd, [buffer], 0) for fd in files])
+        add("write 1 MiB, direct", "1", True, [partial(os.pwrite, fd, buffer, 0) for fd in files])
     Console().print(table)
+
+
+def _opened(stack: ExitStack, root: str, name: str) -> int:
+    fd = os.open(os.path.join(root, name), os.O_RDWR)
+    stack.callback(os.close, fd)
+    return fd
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--serve")
+    parser.add_argument("--channel", choices=CHANNELS, default="own")
     parser.add_argument("--count", type=int, default=10000)
     parser.add_argument("--one-cpu", action="store_true")
     options = parser.parse_args()
     if options.one_cpu:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     if options.serve:
-        serve(options.serve)
+        serve(options.serve, options.channel)
     else:
         measure(options.count)
 

@@ -19,23 +19,27 @@ from netoverlay.backend_api import (
     os_error,
 )
 from netoverlay.fuse import abi, replies, requests
+from netoverlay.fuse.backing import BackingFiles
 from netoverlay.fuse.deferred import Deferred
+from netoverlay.fuse.negotiation import Negotiated
 from netoverlay.fuse.operations import Operations
 from netoverlay.fuse.replies import Reply
 from netoverlay.fuse.requests import RequestHeader
 from netoverlay.overlay.creation import Caller, CreatedFile
-from netoverlay.overlay.handles import FileHandle
+from netoverlay.overlay.handles import DirectoryHandle, FileHandle
 from netoverlay.overlay.inode_locks import LockRequest
 from netoverlay.overlay.inodes import DirectoryInode, FileInode, Inode, Name
 from netoverlay.overlay.layers import FOR_EVER_NS
 from netoverlay.overlay.lookup import Entry
 from netoverlay.overlay.overlay import Overlay
+from netoverlay.passthrough import Passthrough
 
 ERRNO_OF: Final[tuple[tuple[type[OSError], int], ...]] = (
     (NotSupportedError, errno.EOPNOTSUPP),
     (StaleHandleError, errno.ESTALE),
     # After the mount was made, a refused login is no answer to a question about permissions.
     (LayerSetupError, errno.EIO),
+    (InterruptedError, errno.EINTR),
     (UnavailableError, errno.EIO),
 )
 """What the kernel is told for errors that are kinds of their own. Others are told as they are."""
@@ -57,14 +61,27 @@ def errno_of(error: OSError) -> int:
 class Bridge(Operations):
     """Serves one overlay."""
 
-    def __init__(self, overlay: Overlay) -> None:
+    def __init__(self, overlay: Overlay, backing_files: BackingFiles | None = None) -> None:
+        """`backing_files`: where reads and writes may be passed through, if the kernel agrees to that."""
         self._overlay = overlay
+        self._backing_files = backing_files
+        self._passthrough = Passthrough(None)
+        self._is_handleless = False
         self._tree = overlay.tree
         self._inodes = overlay.tree.inodes
         self._handles = overlay.handles
+        self._implicit = overlay.implicit_handles
         self._validity = overlay.validity
         # What is copied up keeps its pages, so that those of a lower that changes must not be kept.
         self._may_keep = overlay.tree.stack.lowers_unchanging
+
+    def init(self, negotiated: Negotiated) -> None:
+        self._is_handleless = abi.InitFlag.NO_OPEN_SUPPORT in negotiated.flags
+        if abi.InitFlag.PASSTHROUGH in negotiated.flags:
+            self._passthrough = Passthrough(self._backing_files)
+
+    def destroy(self) -> None:
+        self._overlay.pruner.stop()
 
     # -- from and to the kernel's numbers
 
@@ -86,6 +103,14 @@ class Bridge(Operations):
             raise os_error(errno.EISDIR)
         return inode
 
+    def _opened(self, nodeid: int, number: int) -> FileHandle:
+        """The handle with that number; 0 where the kernel has opened the file by itself."""
+        return self._handles.file(number) if number else self._implicit.file(self._file(nodeid))
+
+    def _listed(self, nodeid: int, number: int) -> DirectoryHandle:
+        """As _opened(), of a directory."""
+        return self._handles.directory(number) if number else self._implicit.directory(self._directory(nodeid))
+
     def _shown(self, inode: Inode, stat: FileStat) -> replies.FuseAttributes:
         return values.fuse_attributes(self._overlay.view.complete(inode.ino, stat))
 
@@ -99,8 +124,14 @@ class Bridge(Operations):
         valid_ns = self._validity.of_attributes(inode)
         return replies.attributes(self._shown(inode, self._tree.stat(inode)), _as_told(valid_ns))
 
-    def _file_flags(self, inode: FileInode) -> int:
-        return abi.Fopen.KEEP_CACHE if self._may_keep and self._validity.is_kept(inode) else 0
+    def _take(self, handle: FileHandle) -> tuple[int, int, int]:
+        """Of an open file: the number of its handle, how the kernel treats it, and the backing file."""
+        backing = self._passthrough.opened(handle)
+        if backing:
+            flags = abi.Fopen.PASSTHROUGH
+        else:
+            flags = abi.Fopen.KEEP_CACHE if self._may_keep and self._validity.is_kept(handle.inode) else 0
+        return self._handles.add_file(handle), flags, backing
 
     def _directory_flags(self, inode: DirectoryInode) -> int:
         is_kept = self._may_keep and self._validity.is_kept(inode)
@@ -118,6 +149,7 @@ class Bridge(Operations):
     def forget(self, request: RequestHeader, body: requests.ForgetRequest) -> None:
         del request
         for nodeid, count in body.forgets:
+            self._implicit.forgotten(nodeid)
             self._inodes.forget(nodeid, count)
 
     def mknod(self, request: RequestHeader, body: requests.MknodRequest) -> Reply:
@@ -214,7 +246,7 @@ class Bridge(Operations):
 
     def open(self, request: RequestHeader, body: requests.OpenRequest) -> Reply:
         handle = self._open_file(self._file(request.nodeid), body.flags, body.open_flags)
-        return replies.opened(self._handles.add_file(handle), self._file_flags(handle.inode))
+        return replies.opened(*self._take(handle))
 
     def _open_file(self, inode: FileInode, flags: int, open_flags: int) -> FileHandle:
         truncate = bool(flags & os.O_TRUNC)
@@ -236,8 +268,13 @@ class Bridge(Operations):
 
     def _created(self, directory: DirectoryInode, name: str, made: CreatedFile) -> Reply:
         handle = self._overlay.files.adopt(made.inode, made.file)
+        if self._is_handleless:
+            # The kernel sends no RELEASE, from the first OPEN on that it need not send.
+            with self._implicit.file(made.inode):
+                self._overlay.files.release(handle)
+            return replies.created(self._entry(directory, name, Entry(made.inode, made.stat)), 0)
         entry = self._entry(directory, name, Entry(made.inode, made.stat))
-        return replies.created(entry, self._handles.add_file(handle), self._file_flags(made.inode))
+        return replies.created(entry, *self._take(handle))
 
     def tmpfile(self, request: RequestHeader, body: requests.CreateRequest) -> Reply:
         creator = self._overlay.changes().creator
@@ -246,24 +283,22 @@ class Bridge(Operations):
         return self._created(directory, body.name, creator.tmpfile(directory, mode, caller))
 
     def read(self, request: RequestHeader, body: requests.ReadRequest) -> Reply:
-        del request
-        handle = self._handles.file(body.handle)
-        try:
-            return self._overlay.files.read(handle, body.offset, body.size)
-        except OSError:
-            self._overlay.file_locks.notice_loss(handle.inode)
-            raise
+        with self._opened(request.nodeid, body.handle) as handle:
+            try:
+                return self._overlay.files.read(handle, body.offset, body.size)
+            except OSError:
+                self._overlay.file_locks.notice_loss(handle.inode)
+                raise
 
     def write(self, request: RequestHeader, body: requests.WriteRequest) -> Reply:
-        del request
         clear = bool(body.write_flags & abi.WriteFlag.KILL_SUIDGID)
         mapped = bool(body.write_flags & abi.WriteFlag.CACHE)
-        handle = self._handles.file(body.handle)
-        try:
-            self._overlay.files.write(handle, body.offset, body.data, clear_set_ids=clear, of_mapping=mapped)
-        except OSError:
-            self._overlay.file_locks.notice_loss(handle.inode)
-            raise
+        with self._opened(request.nodeid, body.handle) as handle:
+            try:
+                self._overlay.files.write(handle, body.offset, body.data, clear_set_ids=clear, of_mapping=mapped)
+            except OSError:
+                self._overlay.file_locks.notice_loss(handle.inode)
+                raise
         return replies.written(len(body.data))
 
     def flush(self, request: RequestHeader, body: requests.FlushRequest) -> Reply:
@@ -280,7 +315,10 @@ class Bridge(Operations):
 
     def release(self, request: RequestHeader, body: requests.ReleaseRequest) -> Reply:
         del request
+        if not body.handle:
+            return None
         handle = self._handles.remove_file(body.handle)
+        self._passthrough.closed(handle)
         flock = body.lock_owner if body.release_flags & abi.ReleaseFlag.FLOCK_UNLOCK else None
         try:
             self._overlay.file_locks.released(handle, flock)
@@ -316,29 +354,31 @@ class Bridge(Operations):
         return deferred
 
     def fsync(self, request: RequestHeader, body: requests.FsyncRequest) -> Reply:
-        del request
         data_only = bool(body.flags & abi.FsyncFlag.DATA_ONLY)
-        handle = self._handles.file(body.handle)
-        try:
-            self._overlay.files.sync(handle, data_only=data_only)
-        except OSError:
-            self._overlay.file_locks.notice_loss(handle.inode)
-            raise
+        with self._opened(request.nodeid, body.handle) as handle:
+            try:
+                self._overlay.files.sync(handle, data_only=data_only)
+            except OSError:
+                self._overlay.file_locks.notice_loss(handle.inode)
+                raise
         return None
 
     def lseek(self, request: RequestHeader, body: requests.LseekRequest) -> Reply:
-        del request
-        return replies.position(self._overlay.files.seek(self._handles.file(body.handle), body.offset, body.whence))
+        with self._opened(request.nodeid, body.handle) as handle:
+            return replies.position(self._overlay.files.seek(handle, body.offset, body.whence))
 
     def fallocate(self, request: RequestHeader, body: requests.FallocateRequest) -> Reply:
-        del request
         mode = values.allocate_mode(body.mode)
-        self._overlay.files.allocate(self._handles.file(body.handle), mode, body.offset, body.length)
+        with self._opened(request.nodeid, body.handle) as handle:
+            self._overlay.files.allocate(handle, mode, body.offset, body.length)
         return None
 
     def copy_file_range(self, request: RequestHeader, body: requests.CopyFileRangeRequest) -> Reply:
-        source, target = self._handles.file(body.source_handle), self._handles.file(body.handle)
-        count = self._overlay.files.copy_range(source, body.source_offset, target, body.offset, body.length)
+        with (
+            self._opened(request.nodeid, body.source_handle) as source,
+            self._opened(body.nodeid, body.handle) as target,
+        ):
+            count = self._overlay.files.copy_range(source, body.source_offset, target, body.offset, body.length)
         return replies.copied(request, count)
 
     def syncfs(self, request: RequestHeader, body: None) -> Reply:
@@ -354,18 +394,16 @@ class Bridge(Operations):
         return replies.opened(self._handles.add_directory(handle), self._directory_flags(handle.inode))
 
     def readdir(self, request: RequestHeader, body: requests.ReadRequest) -> Reply:
-        del request
-        handle = self._handles.directory(body.handle)
+        handle = self._listed(request.nodeid, body.handle)
         packer = replies.DirectoryPacker(body.size)
         with handle.inode.directory_lock:
             for name, ino, kind, position, _ in self._overlay.directories.read_locked(handle, body.offset):
                 if not packer.add(name, ino, kind >> 12, position):
                     break
-        return packer.reply()
+        return self._packed(handle, body, packer)
 
     def readdirplus(self, request: RequestHeader, body: requests.ReadRequest) -> Reply:
-        del request
-        handle = self._handles.directory(body.handle)
+        handle = self._listed(request.nodeid, body.handle)
         directories = self._overlay.directories
         packer = replies.DirectoryPacker(body.size)
         with handle.inode.directory_lock:
@@ -383,7 +421,13 @@ class Bridge(Operations):
                     if entry is not None:
                         self._inodes.forget(entry.inode.nodeid)
                     break
-        return packer.reply()
+        return self._packed(handle, body, packer)
+
+    def _packed(self, handle: DirectoryHandle, body: requests.ReadRequest, packer: replies.DirectoryPacker) -> Reply:
+        reply = packer.reply()
+        if not reply and not body.handle:
+            self._implicit.read_to_end(handle.inode)
+        return reply
 
     def releasedir(self, request: RequestHeader, body: requests.ReleaseRequest) -> Reply:
         del request
@@ -391,8 +435,7 @@ class Bridge(Operations):
         return None
 
     def fsyncdir(self, request: RequestHeader, body: requests.FsyncRequest) -> Reply:
-        del body
-        self._overlay.sync_directory(self._directory(request.nodeid))
+        self._overlay.sync_directory(self._listed(request.nodeid, body.handle).inode)
         return None
 
 

@@ -157,6 +157,7 @@ def profiles() -> None:
 @click.pass_context
 def check(context: click.Context, profile: str) -> None:
     """Connect to every layer of PROFILE, and show what it can do and what is wrong, without mounting."""
+    from netoverlay.channels import lacks
     from netoverlay.config.load import load_profile
     from netoverlay.daemon import check as connect_layers
     from netoverlay.status.rendering import print_layer_reports
@@ -164,6 +165,8 @@ def check(context: click.Context, profile: str) -> None:
     settings = load_profile(profile)
     reports = connect_layers(settings)
     print_layer_reports(reports, sys.stdout)
+    for lack in lacks(settings.mount.channel):
+        click.echo(f"channel {settings.mount.channel}: {lack.value}")
     problems = [ConfigError(settings.file, report.key, report.problem) for report in reports if report.problem]
     for problem in problems:
         _FailureError(str(problem)).show()
@@ -196,6 +199,61 @@ def prefetch(context: click.Context, profile: str, globs: tuple[str, ...]) -> No
         for line in problem_lines(progress):
             _FailureError(line).show()
     context.exit(1 if any(progress.missed or progress.left_out for _, progress in reports) else 0)
+
+
+class _FsckFailureError(_FailureError):
+    exit_code = 8
+
+
+class _FsckCancelledError(_FailureError):
+    exit_code = 32
+
+
+class _FsckUsageError(click.UsageError):
+    exit_code = 16
+
+
+class _FsckCommand(click.Command):
+    """Fails with the exit codes of fsck(8)."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            raise _FsckUsageError(error.format_message(), error.ctx) from error
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  (click's own signature)
+        try:
+            return super().invoke(ctx)
+        except (ConfigError, OSError) as error:
+            raise _FsckFailureError(error_line(error)) from error
+        except (KeyboardInterrupt, click.Abort) as error:
+            raise _FsckCancelledError("cancelled") from error
+
+
+@main.command(cls=_FsckCommand)
+@click.argument("profile")
+@click.option("--repair", "-y", "repair", is_flag=True, help="Repair what can be, without asking.")
+@click.option("--dry-run", "-n", "dry_run", is_flag=True, help="Change nothing. The default if nobody can be asked.")
+@click.pass_context
+def fsck(context: click.Context, profile: str, repair: bool, dry_run: bool) -> None:
+    """Check the upper of PROFILE, which is not mounted, and repair or explain what is wrong (docs/fsck.md).
+
+    The exit status is that of fsck(8): 0 if nothing is wrong, 1 if all that was is corrected, 4 if some of it is left,
+    8 if the upper could not be checked, 16 for a wrong use, and 32 if it was cancelled.
+    """
+    from netoverlay.checking.findings import ExitCode
+    from netoverlay.config.load import load_profile
+    from netoverlay.fsck import Repairs, summary
+    from netoverlay.fsck import fsck as check_profile
+
+    if repair and dry_run:
+        raise _FsckUsageError("--repair and --dry-run exclude each other", context)
+    repairs = Repairs.ALL if repair else Repairs.ASKED if sys.stdin.isatty() and not dry_run else Repairs.NONE
+    tally = check_profile(load_profile(profile), repairs, click.echo, click.confirm)
+    for line in summary(profile, tally):
+        click.echo(line)
+    context.exit(ExitCode.CLEAN if tally is None else tally.exit_code)
 
 
 @main.group()

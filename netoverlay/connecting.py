@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from netoverlay.backend_api import Backend, Capabilities, FileStat
+from netoverlay.backend_api import Backend, Capabilities, FileStat, UnavailableError
 from netoverlay.backend_api.registry import load_plugin
 from netoverlay.backend_api.url import LOCAL_SCHEME
+from netoverlay.backend_api.waiting import waiting_at_most
 from netoverlay.cache.content import ContentCache
 from netoverlay.cache.disk_store import DiskStore
 from netoverlay.cache.kept_layer import KeptLayer
 from netoverlay.cache.metadata import MetadataCache
 from netoverlay.config.errors import ConfigError, error_line
 from netoverlay.config.model import LowerSettings, Profile, UpperSettings
-from netoverlay.connecting_upper import RemoteUpper, UpperPlaces, local_upper
+from netoverlay.connecting_upper import Own, RemoteUpper, UpperPlaces, as_it_is, local_upper, owning_for
 from netoverlay.overlay.layers import FOR_EVER_NS, UPPER_NUMBER, Layer, LayerStack, UpperLayer
 from netoverlay.overlay.lazy_upper import LazyUpper
 from netoverlay.overlay.metacopy import with_data_below
@@ -29,6 +30,8 @@ from netoverlay.wrappers.owners import OwnersBackend
 from netoverlay.wrappers.retry import RetryingBackend
 
 _NANOSECONDS = 1_000_000_000
+_CLOSING_SECONDS = 3.0
+"""So long a server is waited for before it is closed without being told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,26 @@ class ConnectedLayer:
     """Of a lower that is not local: what `backend` is made of, without the owners that are shown."""
     held: Held | None = None
     """The ownership of an upper that had to be owned before it could be connected."""
+
+    def hang_up_if_away(self) -> None:
+        """Before it is closed: close() gives up at once then, and at each step, what it would wait for.
+
+        A lower has nothing to be told; what an upper has not told its server by now nobody waits for any more.
+        """
+        if self.capabilities.local:
+            return
+        if not self.is_upper:
+            self.backend.close()
+        elif not self._answers():
+            self.meter.close()
+
+    def _answers(self) -> bool:
+        try:
+            with waiting_at_most(_CLOSING_SECONDS):
+                self.meter.stat("")
+        except UnavailableError:
+            return False
+        return True
 
     def counts(self, ignored: int) -> bool:
         """Whether the machine itself heeds what `ignored` (os.ST_NOSUID, os.ST_NODEV) would have ignored there.
@@ -124,13 +147,20 @@ def connect_upper(profile: Profile, settings: UpperSettings, mountpoint: str | N
 
     One on a server is owned from then on, for the mount at `mountpoint`; not with None, which is for a look at it.
     """
+    return connect_upper_as(profile, settings, None if mountpoint is None else owning_for(mountpoint))
+
+
+def connect_upper_as(
+    profile: Profile, settings: UpperSettings, own: Own | None, around: Callable[[Backend], Backend] = as_it_is
+) -> ConnectedLayer:
+    """As connect_upper(), with what RemoteUpper takes; a local one has `around` as well, and is not owned yet."""
     with _blaming(profile, settings):
         if settings.url.scheme != LOCAL_SCHEME:
-            upper = RemoteUpper(settings, mountpoint)
+            upper = RemoteUpper(settings, own, around)
             capabilities = upper.connect()
             return ConnectedLayer(settings, upper.backend, upper.meter, capabilities, held=upper.held)
         meter = local_upper(settings)
-    return _connect(profile, settings, meter, meter)
+    return _connect(profile, settings, around(meter), meter)
 
 
 def layer_stack(profile: Profile, upper: ConnectedLayer | None, lowers: list[ConnectedLayer]) -> LayerStack:

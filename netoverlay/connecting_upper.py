@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import os
 import posixpath
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import TypeAlias
 
 from netoverlay.backend_api import Backend, Capabilities, FileType, LayerPath, LayerSetupError, LayerUrl
 from netoverlay.backend_api.registry import load_plugin
@@ -22,11 +25,25 @@ from netoverlay.wrappers.guard import GuardedBackend
 from netoverlay.wrappers.letter_case import LetterCaseBackend
 from netoverlay.wrappers.limits import LimitedBackend
 from netoverlay.wrappers.metrics import MeteredBackend
-from netoverlay.wrappers.retry import RetryingBackend
+from netoverlay.wrappers.retry import Makes, RetryingBackend
 from netoverlay.wrappers.sidecar.backend import SidecarBackend
 from netoverlay.wrappers.write_back import WriteBackBackend
 
 _PRIVATE_MODE = 0o700
+
+
+Own: TypeAlias = Callable[[Backend, Capabilities, LayerPath, Timing], Held]
+"""Own the upper with that work directory, through a backend that answers from the server each time. UpperHeldError."""
+
+
+def owning_for(mountpoint: str) -> Own:
+    """Own it for the mount at `mountpoint`."""
+    return lambda backend, capabilities, work, timing: acquire(backend, capabilities, work, mountpoint, timing)
+
+
+def as_it_is(backend: Backend) -> Backend:
+    """No wrapper."""
+    return backend
 
 
 class UpperPlaces:
@@ -49,29 +66,39 @@ class UpperPlaces:
 class RemoteUpper:
     """An upper on a server, being connected."""
 
-    def __init__(self, settings: UpperSettings, mountpoint: str | None) -> None:
-        """`mountpoint`: for which mount it is to be owned; None only to see whether it can be reached."""
+    def __init__(
+        self, settings: UpperSettings, own: Own | None, around: Callable[[Backend], Backend] = as_it_is
+    ) -> None:
+        """`own`: how to own it, called before anything of it is looked at; None only to see whether it can be reached.
+
+        `around`: a wrapper for what reaches the server, inside of all that keeps anything.
+        """
         self._settings = settings
-        self._mountpoint = mountpoint
+        self._own = own
         self._places = UpperPlaces(settings)
         url = replace(settings.url, path=self._places.top)
         self._raw = load_plugin(url.scheme).create(url, settings.options, settings.deadline)
         self._guard = GuardedBackend(self._raw)
         self.held: Held | None = None
-        self.meter = MeteredBackend(self._reliable(self._guard))
+        makes = Makes.MOUNT_ALONE if settings.private else Makes.MOUNT
+        self.meter = MeteredBackend(self._reliable(self._guard, makes))
         self.backend: Backend = self.meter
-        if mountpoint is not None:
-            listed = MetadataCache(self.meter, ttl=None if settings.private else settings.ttl, one_spelling=True)
-            gathered = WriteBackBackend(LetterCaseBackend(listed))
+        if own is not None:
+            there = around(self.meter)
+            listed = MetadataCache(there, ttl=None if settings.private else settings.ttl, one_spelling=True)
+            told_apart = LetterCaseBackend(listed)
             self.backend = SidecarBackend(
-                gathered, self._places.work, journal_through=self.meter, on_connected=self._take
+                WriteBackBackend(told_apart),
+                self._places.work,
+                journal_through=there,
+                on_connected=partial(self._take, own, told_apart),
             )
 
     def connect(self) -> Capabilities:
         """LayerSetupError, UpperHeldError. Nothing is left open, nor owned, if it fails."""
         try:
             capabilities = self.backend.connect()
-            if self._mountpoint is None:
+            if self._own is None:
                 self._require_directory()
         except BaseException:
             if self.held is not None:
@@ -80,9 +107,9 @@ class RemoteUpper:
             raise
         return capabilities
 
-    def _reliable(self, backend: Backend) -> Backend:
+    def _reliable(self, backend: Backend, makes: Makes) -> Backend:
         deadline = self._settings.deadline
-        return RetryingBackend(LimitedBackend(backend, deadline), deadline)
+        return RetryingBackend(LimitedBackend(backend, deadline), deadline, makes=makes)
 
     def _require_directory(self) -> None:
         try:
@@ -92,11 +119,12 @@ class RemoteUpper:
         if found is not FileType.DIRECTORY:
             raise LayerSetupError("there is no such directory on the server; make it")
 
-    def _take(self, capabilities: Capabilities) -> None:
+    def _take(self, own: Own, told_apart: LetterCaseBackend, capabilities: Capabilities) -> None:
         """Own the upper, before anything of it is looked at."""
         self._require_directory()
         timing = Timing.for_deadline(self._settings.deadline)
-        self.held = acquire(self._reliable(self._raw), capabilities, self._places.work, str(self._mountpoint), timing)
+        claims = replace(capabilities, case_sensitive=not told_apart.is_needed)
+        self.held = own(self._reliable(self._raw, Makes.ANYBODY), claims, self._places.work, timing)
         self._guard.watch(self.held.lost)
 
 

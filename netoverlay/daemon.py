@@ -11,17 +11,16 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from netoverlay.background_settling import BackgroundSettling, follow
-from netoverlay.bridge import Bridge, errno_of
 from netoverlay.cache.disk_store import DiskStore
 from netoverlay.config.errors import ConfigError
 from netoverlay.config.model import LowerSettings, Profile, UpperSettings
 from netoverlay.connecting import ConnectedLayer, connect_lower, connect_upper, layer_stack
-from netoverlay.fuse.channel import Channel
-from netoverlay.fuse.mount import MountOptions, mount
-from netoverlay.fuse.negotiation import SessionSettings
-from netoverlay.fuse.session import Session
+from netoverlay.fuse.mount import Mount, MountOptions, mount
+from netoverlay.fuse.negotiation import Negotiated, SessionSettings
+from netoverlay.kernel_channel import KernelSession, open_session, require_channel
 from netoverlay.limitations import in_one_line, limitations
 from netoverlay.mount_status import control_server
+from netoverlay.overlay.layers import LayerStack
 from netoverlay.overlay.lock_rules import Keeping, LockMode, in_words, keeping
 from netoverlay.overlay.overlay import Overlay
 from netoverlay.overlay.owner import UpperHeldError
@@ -43,6 +42,7 @@ def serve(
     made; then nothing is left mounted. `tell_user` gets a line, before that too, for each layer without something that
     its user may count on. SIGTERM, SIGINT and SIGHUP unmount. Call it on the main thread.
     """
+    require_channel(profile)
     _allow_open_files()
     with ExitStack() as cleanup:
         layers, overlay = _open_overlay(profile, str(mountpoint), cleanup)
@@ -50,14 +50,15 @@ def serve(
         settling = BackgroundSettling(overlay.settler)
         cleanup.callback(settling.stop)
         mounted = mount(str(mountpoint), _mount_options(profile, layers))
-        settings = SessionSettings(auto_inval_data=not stack.unchanging, cache_symlinks=stack.lowers_unchanging)
-        session = Session(Channel(mounted.device), Bridge(overlay), settings, errno_of)
+        settings = session_settings(profile, layers, stack)
+        session = open_session(profile, mounted.device, overlay, settings)
         overlay.file_locks.drop_cached = lambda inode: session.notifier.invalidate_inode(inode.nodeid)
         overlay.validity.expire_name = lambda directory, name: session.notifier.expire_entry(directory.nodeid, name)
         with ExitStack() as until_served:
             until_served.callback(mounted.detach)
             control = control_server(profile, mounted.mountpoint, layers, session, overlay, settling)
-            session.handshake()
+            _let_inodes_go(overlay, session, session.handshake(), mounted)
+            _raise_read_ahead(mounted, settings.max_readahead)
             control.start()
             cleanup.callback(control.stop)
             _end_on_signals(session)
@@ -67,11 +68,50 @@ def serve(
             on_ready()
             until_served.pop_all()
         session.run(mounted.detach, GRACE_SECONDS)
+        for layer in layers:
+            layer.hang_up_if_away()
         logger.info("%s is unmounted from %s", profile.name, mounted.mountpoint)
 
 
+def _let_inodes_go(overlay: Overlay, session: KernelSession, agreed: Negotiated, mounted: Mount) -> None:
+    """Have the kernel forget files when there are too many: one by one, or before Linux 6.18, as root, all at once."""
+    if agreed.can_prune:
+        overlay.pruner.start(session.notifier.prune)
+    elif mounted.can_shrink:
+        overlay.pruner.start(lambda _: mounted.shrink())
+
+
+def _raise_read_ahead(mounted: Mount, size: int) -> None:
+    """To so much as one READ brings, eight times what the kernel does by itself."""
+    try:
+        mounted.raise_read_ahead(size)
+    except OSError as error:
+        logger.info("the kernel reads ahead as far as it does by default: %s", error.strerror)
+
+
+def session_settings(profile: Profile, layers: list[ConnectedLayer], stack: LayerStack) -> SessionSettings:
+    """What the kernel may do without asking, which is the more the fewer others use the layers."""
+    upper = stack.upper
+    mode = LockMode(profile.locks.mode)
+    kernel_locks = all(keeping(mode, layer) is Keeping.TABLE for layer in layers)
+    # What was written to an upper on a server is on its way until close(2), which has to tell of what failed.
+    handleless = kernel_locks and stack.unchanging and (upper is None or upper.capabilities.local)
+    return SessionSettings(
+        auto_inval_data=not stack.unchanging,
+        cache_symlinks=stack.lowers_unchanging,
+        kernel_locks=kernel_locks,
+        handleless=handleless,
+        # Where the kernel opens files by itself, it reads them through its page cache.
+        passthrough=not handleless and upper is not None and upper.capabilities.local and os.geteuid() == 0,
+    )
+
+
 def check(profile: Profile) -> list[LayerReport]:
-    """Connect to every layer, the upper first, and tell what it can do, or what is wrong with it."""
+    """Connect to every layer, the upper first, and tell what it can do, or what is wrong with it.
+
+    ConfigError if what the profile's channel needs is not installed.
+    """
+    require_channel(profile)
     reports = []
     for settings in _in_order(profile):
         with ExitStack() as cleanup:
@@ -195,6 +235,6 @@ def _tell_about_locks(mode: LockMode, layers: list[ConnectedLayer], tell_user: C
             tell_user(line)
 
 
-def _end_on_signals(session: Session) -> None:
+def _end_on_signals(session: KernelSession) -> None:
     for number in END_SIGNALS:
         signal.signal(number, lambda *_: session.request_stop())

@@ -36,6 +36,8 @@ _RENAME_FLAGS: Final = (
     (_RENAME_WHITEOUT, RenameFlags.WHITEOUT),
 )
 
+_FILE_TYPES: Final = {int(kind): kind for kind in FileType}
+
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 0x01, 0x02, 0x10
 _ALLOCATE_MODES: Final = {
     0: AllocateMode.RESERVE,
@@ -78,8 +80,11 @@ def wanted_lock(request: LockRequest) -> Wanted:
 
 
 def file_type(mode: int) -> FileType:
-    """The type in a mode of the kernel; none stands for a regular file (mknod(2))."""
-    return FileType(stat_bits.S_IFMT(mode) or FileType.REGULAR)
+    """The type in a mode of the kernel; none stands for a regular file (mknod(2)). EINVAL for what is no type."""
+    kind = _FILE_TYPES.get(stat_bits.S_IFMT(mode) or int(FileType.REGULAR))
+    if kind is None:
+        raise os_error(errno.EINVAL)
+    return kind
 
 
 def access(flags: int) -> Access:

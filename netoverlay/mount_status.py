@@ -9,7 +9,8 @@ from netoverlay.backend_api import LockKind
 from netoverlay.background_settling import BackgroundSettling
 from netoverlay.config.model import Profile
 from netoverlay.connecting import ConnectedLayer
-from netoverlay.fuse.session import Session
+from netoverlay.kernel_channel import KernelSession
+from netoverlay.kernel_locks import kernels_locks
 from netoverlay.overlay.layers import UPPER_NUMBER, Layer
 from netoverlay.overlay.lock_report import ReportedLock, all_locks
 from netoverlay.overlay.lock_rules import LockMode, in_words
@@ -31,7 +32,7 @@ def control_server(
     profile: Profile,
     mountpoint: str,
     layers: list[ConnectedLayer],
-    session: Session,
+    session: KernelSession,
     overlay: Overlay,
     settling: BackgroundSettling,
 ) -> ControlServer:
@@ -46,9 +47,15 @@ def control_server(
 
     def snapshot() -> StatusSnapshot:
         told = tuple(_layer_status(layer, mountpoint, LockMode(profile.locks.mode)) for layer in layers)
-        locks = tuple(_lock_status(found, layers) for found in all_locks(overlay.file_locks))
+        found = kernels_locks(overlay, mountpoint) if session.settings.kernel_locks else all_locks(overlay.file_locks)
+        locks = tuple(_lock_status(each, layers) for each in found)
         return StatusSnapshot(
-            mount=status, layers=told, requests=session.counters(), locks=locks, lazy=settling.status()
+            mount=status,
+            layers=told,
+            requests=session.counters(),
+            inodes=len(overlay.tree.inodes),
+            locks=locks,
+            lazy=settling.status(),
         )
 
     return ControlServer(mountpoint, snapshot, settling.start)

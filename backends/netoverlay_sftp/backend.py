@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import stat as stat_bits
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from netoverlay.backend_api import (
@@ -14,6 +15,7 @@ from netoverlay.backend_api import (
     Capabilities,
     Creation,
     DirEntry,
+    FileContent,
     FileStat,
     LayerPath,
     LayerSetupError,
@@ -21,10 +23,12 @@ from netoverlay.backend_api import (
     NotSupportedError,
     RenameFlags,
     SpaceUsage,
+    WantedFile,
     os_error,
 )
 from netoverlay.backend_api.connector import Connector
-from netoverlay_sftp import attributes, diagnosis, listing
+from netoverlay.backend_api.whole_files import read_one
+from netoverlay_sftp import attributes, diagnosis, listing, whole_files
 from netoverlay_sftp.connection import Session, connect
 from netoverlay_sftp.errors import StatusError
 from netoverlay_sftp.file import SftpFile
@@ -42,6 +46,7 @@ from netoverlay_sftp.protocol import (
 )
 from netoverlay_sftp.ssh_stream import OpenSshConnection
 from netoverlay_sftp.streams import SshConnection
+from netoverlay_sftp.whole_files import Asked
 
 if TYPE_CHECKING:
     from netoverlay_sftp.login import Login
@@ -140,19 +145,35 @@ class SftpBackend(Backend):
         session, on_server = self._at(path)
         flags = _ACCESS_FLAGS[access] | (OpenFlags.TRUNCATE if truncate else OpenFlags(0))
         try:
-            seen = session.metadata.lstat(on_server)
-            refusal = _UNOPENABLE.get(stat_bits.S_IFMT(seen.permissions or 0))
-            if refusal is not None:
-                raise os_error(refusal, path)
-            return SftpFile(self._handles, self._handles.open(on_server, flags, seen), path)
+            with self._handles.opening(on_server) as opening:
+                seen = session.metadata.lstat(on_server)
+                refusal = _UNOPENABLE.get(stat_bits.S_IFMT(seen.permissions or 0))
+                if refusal is not None:
+                    raise os_error(refusal, path)
+                return SftpFile(self._handles, self._handles.open(on_server, flags, seen, opening), path)
         except StatusError as error:
             raise diagnosis.of_path(session.metadata, error, on_server, "open") from error
+
+    def read_files(self, wanted: Sequence[WantedFile], *, unchanging: bool) -> list[FileContent | OSError]:
+        session = self._connector.session()
+        channel = session.data_channel()
+        asked = [Asked(each, self._paths.on_server(each.path)) for each in wanted]
+        found: list[FileContent | OSError] = []
+        while len(found) < len(asked):
+            left = asked[len(found) :]
+            with self._handles.transient(channel, len(left)) as count:
+                contents = whole_files.read(channel, left[:count], unchanging=unchanging)
+            for each, content in zip(left, contents or [None], strict=False):
+                found.append(content or read_one(self, each.wanted, unchanging=unchanging))
+        return found
 
     def _create(self, path: LayerPath, access: Access, mode: int) -> BackendFile:
         session, on_server = self._at(path)
         flags = _ACCESS_FLAGS[access] | OpenFlags.CREATE | OpenFlags.EXCLUSIVE
         try:
-            file = SftpFile(self._handles, self._handles.open(on_server, flags, Attributes(size=0), mode), path)
+            with self._handles.opening(on_server) as opening:
+                made = self._handles.open(on_server, flags, Attributes(size=0), opening, mode)
+                file = SftpFile(self._handles, made, path)
         except StatusError as error:
             raise diagnosis.of_creation(session.metadata, error, on_server, "open") from error
         try:
@@ -199,7 +220,11 @@ class SftpBackend(Backend):
             session.metadata.status(PacketType.MKDIR, body)
         except StatusError as error:
             raise diagnosis.of_creation(session.metadata, error, on_server, "mkdir") from error
-        self._set(session, on_server, Attributes(permissions=mode))  # whatever umask, ACL or set-gid parent made of it
+        try:
+            # Whatever umask, ACL or set-gid parent made of it.
+            self._set(session, on_server, Attributes(permissions=mode))
+        except StatusError as error:
+            raise diagnosis.of_change(session.metadata, error, on_server) from error
 
     def unlink(self, path: LayerPath) -> None:
         session, on_server = self._at(path)
@@ -283,10 +308,10 @@ class SftpBackend(Backend):
 
     def set_attributes(self, path: LayerPath, change: AttributeChange) -> None:
         session, on_server = self._at(path)
-        self._handles.note_path_change(on_server)
         try:
-            for step in attributes.steps(change, lambda: session.metadata.lstat(on_server)):
-                self._set(session, on_server, step)
+            with self._handles.changing_path(on_server):
+                for step in attributes.steps(change, lambda: session.metadata.lstat(on_server)):
+                    self._set(session, on_server, step)
         except StatusError as error:
             raise diagnosis.of_change(session.metadata, error, on_server) from error
 

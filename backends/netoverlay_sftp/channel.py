@@ -46,18 +46,23 @@ class SftpChannel:
         self.extensions = frozenset(item for item in Extension if offered.get(item.value[0]) == item.value[1])
         self.speaks_openssh = any(name.endswith(protocol.OPENSSH_SUFFIX) for name in offered)
         started_at = time.monotonic()
-        if Extension.LIMITS in self.extensions:
-            told = self.parse(protocol.unpack_limits, self.extended_reply(Extension.LIMITS))
-            self.limits = Limits(
-                told.packet_bytes,
-                min(told.read_bytes or DEFAULT_READ_BYTES, MAX_TRANSFER_BYTES),
-                min(told.write_bytes or DEFAULT_READ_BYTES, MAX_TRANSFER_BYTES),
-                told.open_handles or DEFAULT_OPEN_HANDLES,
-            )
-        else:
-            self.real_path(b".")
+        with suppress(StatusError):  # a refusal takes as long as an answer, and leaves the limits at what all can do
+            self._ask_something()
         self.round_trip = time.monotonic() - started_at
         self.reading, self.writing = Window(self.round_trip), Window(self.round_trip)
+
+    def _ask_something(self) -> None:
+        """The limits, if the server tells any."""
+        if Extension.LIMITS not in self.extensions:
+            self.real_path(b".")
+            return
+        told = self.parse(protocol.unpack_limits, self.extended_reply(Extension.LIMITS))
+        self.limits = Limits(
+            told.packet_bytes,
+            min(told.read_bytes or DEFAULT_READ_BYTES, MAX_TRANSFER_BYTES),
+            min(told.write_bytes or DEFAULT_READ_BYTES, MAX_TRANSFER_BYTES),
+            told.open_handles or DEFAULT_OPEN_HANDLES,
+        )
 
     def submit(self, packet: PacketType, body: bytes) -> Request:
         """Send a request whose reply is fetched later, by one of the methods below."""
@@ -123,7 +128,7 @@ class SftpChannel:
 
     def real_path(self, path: bytes) -> bytes:
         """The absolute path of `path` on the server."""
-        return self.names(PacketType.REALPATH, protocol.pack_string(path))[0].name
+        return self._checked(protocol.only_name, self.names(PacketType.REALPATH, protocol.pack_string(path)))
 
     def extended_status(self, extension: Extension, *parts: bytes) -> None:
         """An extension that is answered by yes or no."""

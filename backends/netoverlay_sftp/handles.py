@@ -10,11 +10,12 @@ from __future__ import annotations
 import errno
 import stat as stat_bits
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from netoverlay.backend_api import LayerUrl, os_error
-from netoverlay.backend_api.open_files import HandleTable, OpenFile
+from netoverlay.backend_api.open_files import HandleTable, OpenFile, Opening
 from netoverlay_sftp.channel import SftpChannel
 from netoverlay_sftp.connection import Session
 from netoverlay_sftp.errors import StatusError, status_error
@@ -25,6 +26,8 @@ MAX_HANDLES = 512
 """A channel's handles, however many the server would grant: each costs it a descriptor."""
 _RESERVED_HANDLES = 8
 """Left free for directories that are being listed, where data and metadata share a channel."""
+_TRANSIENT_SHARE = 4
+"""One part in so many is left free for files that are opened, read and closed in one call."""
 _REOPEN_FLAGS = OpenFlags.READ | OpenFlags.WRITE
 
 
@@ -57,13 +60,31 @@ class SftpHandles(HandleTable[SftpOpenFile, ServerHandle]):
         self._recent: OrderedDict[SftpOpenFile, None] = OrderedDict()
         """Those that have a handle, the least recently used first."""
         self._counts: Counter[SftpChannel] = Counter()
+        self._transient: Counter[SftpChannel] = Counter()
 
-    def open(self, path: bytes, flags: OpenFlags, seen: Attributes, permissions: int | None = None) -> SftpOpenFile:
-        """Open, or create, `path`, of which `seen` was seen before. StatusError."""
+    def open(
+        self, path: bytes, flags: OpenFlags, seen: Attributes, opening: Opening, permissions: int | None = None
+    ) -> SftpOpenFile:
+        """Open, or create, `path`, of which `seen` was seen before, since when it is `opening`. StatusError."""
         file = SftpOpenFile(path=path, flags=flags & _REOPEN_FLAGS, seen=seen)
         handle = self._open_handle(path, flags, permissions)
-        self._register(file, handle, changed=OpenFlags.TRUNCATE in flags or OpenFlags.CREATE in flags)
+        made = OpenFlags.TRUNCATE in flags or OpenFlags.CREATE in flags
+        self._register(file, handle, changed=made or opening.changed)
         return file
+
+    @contextmanager
+    def transient(self, channel: SftpChannel, wanted: int) -> Iterator[int]:
+        """How many handles, up to `wanted`, can be used in `channel` until the block ends, beside those of open files;
+        0 if others have them all."""
+        with self._lock:
+            free = channel.limits.open_handles // _TRANSIENT_SHARE - self._transient[channel]
+            count = max(0, min(wanted, free))
+            self._transient[channel] += count
+        try:
+            yield count
+        finally:
+            with self._lock:
+                self._release(self._transient, channel, count)
 
     def _is_usable(self, handle: ServerHandle) -> bool:
         return not handle.session.broken
@@ -78,16 +99,17 @@ class SftpHandles(HandleTable[SftpOpenFile, ServerHandle]):
         handle = super()._disown(file)
         if handle is not None:
             self._recent.pop(file, None)
-            self._release(handle.channel)
+            self._release(self._counts, handle.channel)
         return handle
 
     def _used(self, file: SftpOpenFile) -> None:
         self._recent.move_to_end(file)
 
-    def _release(self, channel: SftpChannel) -> None:
-        self._counts[channel] -= 1
-        if self._counts[channel] <= 0:
-            del self._counts[channel]
+    @staticmethod
+    def _release(counts: Counter[SftpChannel], channel: SftpChannel, count: int = 1) -> None:
+        counts[channel] -= count
+        if counts[channel] <= 0:
+            del counts[channel]
 
     def _victim(self, channel: SftpChannel) -> SftpOpenFile | None:
         """Whose handle to close: the least recently used one, of the files that are only read if there are such."""
@@ -102,7 +124,7 @@ class SftpHandles(HandleTable[SftpOpenFile, ServerHandle]):
 
     def _unused(self, handle: ServerHandle) -> None:
         with self._lock:
-            self._release(handle.channel)
+            self._release(self._counts, handle.channel)
         handle.channel.forget_handle(handle.raw)
 
     def _open_handle(self, path: bytes, flags: OpenFlags, permissions: int | None = None) -> ServerHandle:
@@ -113,15 +135,19 @@ class SftpHandles(HandleTable[SftpOpenFile, ServerHandle]):
             raw = channel.handle(PacketType.OPEN, pack_open(path, flags, permissions))
         except BaseException:
             with self._lock:
-                self._release(channel)
+                self._release(self._counts, channel)
             raise
         return ServerHandle(session, channel, raw)
 
+    @staticmethod
+    def _capacity(channel: SftpChannel) -> int:
+        granted = channel.limits.open_handles
+        return max(1, min(granted - _RESERVED_HANDLES - granted // _TRANSIENT_SHARE, MAX_HANDLES))
+
     def _make_room(self, channel: SftpChannel) -> None:
         """Count one handle more in `channel`, having closed one if there are too many. EMFILE if all are in use."""
-        capacity = max(1, min(channel.limits.open_handles - _RESERVED_HANDLES, MAX_HANDLES))
         with self._lock:
-            if self._counts[channel] < capacity:
+            if self._counts[channel] < self._capacity(channel):
                 self._counts[channel] += 1
                 return
             victim = self._victim(channel)

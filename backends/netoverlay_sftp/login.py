@@ -114,6 +114,8 @@ class Login:
                     allowed = error.allowed_types
                 except paramiko.AuthenticationException as error:
                     if not transport.is_active():
+                        if len(tried) == 1:  # a server hangs up after several keys, if at all: it was the line
+                            raise UnavailableError(f"{hop}: the connection was lost at the login ({error})") from error
                         notes.append(f"the server then closed the connection ({error})")
                         break
                     continue

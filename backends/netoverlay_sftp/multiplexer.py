@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from netoverlay.backend_api import Readable, UnavailableError
+from netoverlay.backend_api import Readable, UnavailableError, waiting
 from netoverlay.backend_api.leadership import Awaited, LeaderFollower
 from netoverlay_sftp import protocol
 from netoverlay_sftp.errors import describe
@@ -97,14 +97,14 @@ class Multiplexer(LeaderFollower):
         number = next(self._numbers) & 0xFFFF_FFFF
         length = 5 + sum(map(len, parts))
         parts[0] = FRAME_HEADER.pack(length, packet, number) + body
-        request = Request(number, time.monotonic() + self._deadline, buffer)
+        request = Request(number, waiting.give_up_at(self._deadline), buffer)
         self._pending[number] = request
         self._send(parts)
         return request
 
     def submit_many(self, requests: Sequence[tuple[PacketType, bytes]]) -> list[Request]:
         """As submit(), in one piece, for small requests that are to be in flight together."""
-        expires_at = time.monotonic() + self._deadline
+        expires_at = waiting.give_up_at(self._deadline)
         frames = []
         submitted = []
         for packet, body in requests:
@@ -112,7 +112,8 @@ class Multiplexer(LeaderFollower):
             frames.append(FRAME_HEADER.pack(5 + len(body), packet, request.number) + body)
             self._pending[request.number] = request
             submitted.append(request)
-        self._send([b"".join(frames)])
+        if frames:
+            self._send([b"".join(frames)])
         return submitted
 
     def wait(self, request: Request) -> Request:
@@ -135,9 +136,9 @@ class Multiplexer(LeaderFollower):
         return describe(error)
 
     def _take_all(self) -> Sequence[Awaited]:
-        waiting = list(self._pending.values())
+        pending = list(self._pending.values())
         self._pending.clear()
-        return waiting
+        return pending
 
     def _let_go(self, awaited: Awaited) -> None:
         while self._arriving is awaited and not awaited.is_awaited_by_leader:

@@ -279,11 +279,24 @@ def unpack_names(body: bytes) -> list[ListedName]:
     return names
 
 
+def only_name(names: list[ListedName]) -> bytes:
+    """Of a NAME that answers for one path."""
+    if len(names) != 1:
+        raise ProtocolError(f"the server sent {len(names)} names where one was due")
+    return names[0].name
+
+
 def unpack_handle(body: bytes) -> bytes:
     """The handle in the body of HANDLE, with its length in front, as requests want it."""
     with _checking():
         _unpack_string(body, 0)
     return body
+
+
+def unpack_data(body: bytes) -> bytes:
+    """The payload of DATA."""
+    with _checking():
+        return _unpack_string(body, 0)[0]
 
 
 def unpack_status(body: bytes) -> tuple[int, str]:
@@ -336,6 +349,8 @@ def _checking() -> _Checking:
     return _CHECKING
 
 
+_MAX_LINK_DIGITS = 9
+"""The kernel takes 32 bits."""
 _FILE_TYPES = {int(file_type): file_type for file_type in FileType}
 
 
@@ -353,6 +368,7 @@ def file_stat(attributes: Attributes) -> FileStat:
 
 
 def link_count(long_name: bytes) -> int | None:
-    """The second column of `ls -l`, in which OpenSSH's server gives st_nlink; None if it is no number."""
+    """The second column of `ls -l`, in which OpenSSH's server gives st_nlink; None if it is no such number."""
     columns = long_name.split(None, 2)
-    return int(columns[1]) if len(columns) == 3 and columns[1].isdigit() else None
+    is_count = len(columns) == 3 and columns[1].isdigit() and len(columns[1]) <= _MAX_LINK_DIGITS
+    return int(columns[1]) if is_count else None

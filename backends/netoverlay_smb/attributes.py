@@ -30,6 +30,8 @@ class Appearance:
     modes_from_server: bool
     owners_from_server: bool
     has_file_ids: bool
+    tells_xattrs: bool
+    """Listings say who has extended attributes: not those with modes, which have something else in that field."""
 
     @classmethod
     def of(cls, options: SmbOptions, *, lists_modes: bool, has_file_ids: bool) -> Appearance:
@@ -40,6 +42,7 @@ class Appearance:
             modes_from_server=options.permissions == "server",
             owners_from_server=options.permissions == "server" and not lists_modes,
             has_file_ids=has_file_ids,
+            tells_xattrs=not lists_modes,
         )
 
     def stat(self, facts: FileFacts, told: Ownership = NOTHING_TOLD, *, link: bytes | None = None) -> FileStat:
@@ -64,6 +67,7 @@ class Appearance:
             facts.file_id if self.has_file_ids else None,
             None,
             facts.allocated // _BLOCK_BYTES,
+            facts.ea_size > 0 if self.tells_xattrs and facts.ea_size is not None else None,
         )
 
     def _default_mode(self, facts: FileFacts) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 
 from netoverlay.backend_api import (
@@ -14,6 +15,7 @@ from netoverlay.backend_api import (
     Capabilities,
     Creation,
     DirEntry,
+    FileContent,
     FileStat,
     LayerPath,
     LayerSetupError,
@@ -22,12 +24,26 @@ from netoverlay.backend_api import (
     RenameFlags,
     SpaceUsage,
     UnavailableError,
+    WantedFile,
     XattrMode,
     os_error,
 )
 from netoverlay.backend_api.connector import Connector
 from netoverlay.backend_api.types import NAME_ENCODING, NAME_ERRORS
-from netoverlay_smb import attributes, commands, diagnosis, facts, look, opening, removal, replies, symlinks, xattrs
+from netoverlay.backend_api.whole_files import read_one
+from netoverlay_smb import (
+    attributes,
+    commands,
+    diagnosis,
+    facts,
+    look,
+    opening,
+    removal,
+    replies,
+    symlinks,
+    whole_files,
+    xattrs,
+)
 from netoverlay_smb.attributes import Appearance
 from netoverlay_smb.errors import StatusError
 from netoverlay_smb.facts import LOOK, ShareFacts
@@ -40,6 +56,7 @@ from netoverlay_smb.outgoing import Link
 from netoverlay_smb.paths import PathMap
 from netoverlay_smb.protocol import PREVIOUS_HANDLE, CreateOptions, Disposition, FileAccess, VolumeClass
 from netoverlay_smb.session import Session
+from netoverlay_smb.whole_files import Asked
 
 _TIME_UNIT_NS = 100
 
@@ -166,15 +183,26 @@ class SmbBackend(Backend):
         on_server = self._at(session, path)
         made = create is Creation.EXCLUSIVE
         try:
-            if made:
-                opened = opening.create(session, on_server, access, sparse=self._known_facts().has_holes)
-            else:
-                opened = opening.open_existing(session, on_server, access, truncate=truncate)
+            with self._handles.opening(on_server) as being_opened:
+                if made:
+                    opened = opening.create(session, on_server, access, sparse=self._known_facts().has_holes)
+                else:
+                    opened = opening.open_existing(session, on_server, access, truncate=truncate)
+                changed = made or truncate or being_opened.changed
+                file = self._handles.register(on_server, access, opened.facts, opened.handle, changed=changed)
         except StatusError as error:
             diagnose = diagnosis.of_creation if made else diagnosis.of_path
             raise diagnose(session, error, on_server, "open") from error
-        file = self._handles.register(on_server, access, opened.facts, opened.handle, changed=made or truncate)
         return SmbFile(self._handles, file, path, self._appearance, self._known_facts(), opened.beginning)
+
+    def read_files(self, wanted: Sequence[WantedFile], *, unchanging: bool) -> list[FileContent | OSError]:
+        session = self._connector.session()
+        asked = [Asked(each, self._at(session, each.path)) for each in wanted]
+        contents = whole_files.read(session, asked, self._appearance, unchanging=unchanging)
+        return [
+            content or read_one(self, each, unchanging=unchanging)
+            for each, content in zip(wanted, contents, strict=True)
+        ]
 
     def space_usage(self) -> SpaceUsage:
         """FsFullSizeInformation, which counts no files."""
@@ -288,10 +316,10 @@ class SmbBackend(Backend):
         setting = attributes.set_times(change)
         if setting is None:
             return
-        self._handles.note_path_change(on_server)
         access = FileAccess.WRITE_ATTRIBUTES | LOOK
         try:
-            session.call(commands.create(on_server, access, CreateOptions(0)), setting, commands.close())
+            with self._handles.changing_path(on_server):
+                session.call(commands.create(on_server, access, CreateOptions(0)), setting, commands.close())
         except StatusError as error:
             raise diagnosis.of_path(session, error, on_server, "set_attributes") from error
 

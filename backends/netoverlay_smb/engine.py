@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 
-from netoverlay.backend_api import Readable, UnavailableError
+from netoverlay.backend_api import Readable, UnavailableError, waiting
 from netoverlay.backend_api.leadership import TICK_SECONDS, Awaited, LeaderFollower
 from netoverlay_smb import commands, replies
 from netoverlay_smb.commands import Body
@@ -109,7 +109,7 @@ class Engine(LeaderFollower):
     def submit_all(self, compounds: Sequence[Sequence[Body]]) -> list[list[Request]]:
         """As submit(), for several that have nothing to do with each other, in one piece."""
         total = sum(self.link.charge(body) for bodies in compounds for body in bodies)
-        expires_at = time.monotonic() + self._deadline
+        expires_at = waiting.give_up_at(self._deadline)
         first = self._credits.try_take(total)
         if first is None:
             ticket = Ticket(total, expires_at)
@@ -389,9 +389,9 @@ class Engine(LeaderFollower):
             time.sleep(_PAUSE_SECONDS)
 
     def _take_all(self) -> Sequence[Awaited]:
-        waiting = list(self._pending.values())
+        pending = list(self._pending.values())
         self._pending.clear()
-        return waiting
+        return pending
 
     def _abort(self) -> None:
         self._closed.set()

@@ -17,7 +17,7 @@ _READ = struct.Struct("<HBBIII")
 _BUFFER = struct.Struct("<HHI")
 _WRITTEN = struct.Struct("<HHI")
 _IOCTL = struct.Struct("<HHI16sIIII")
-_ALL = struct.Struct("<QQQQIIQQIBBHQ")
+_ALL = struct.Struct("<QQQQIIQQIBBHQI")
 _LISTED = struct.Struct("<IIQQQQQQIIIIQ")
 _LISTED_BOTH = struct.Struct("<IIQQQQQQIIIB1x24sHQ")
 _FULL_SIZE = struct.Struct("<QQQII")
@@ -37,6 +37,7 @@ _OVERLAP = "the server sent a listing whose entries overlap or lie outside of it
 """Such a one would make gigabytes of names out of kilobytes."""
 # As plain numbers where tens of thousands are looked at: an operation on flags costs several times as much.
 _DIRECTORY = int(FileAttributes.DIRECTORY)
+_REPARSE_POINT = int(FileAttributes.REPARSE_POINT)
 
 
 class Created(NamedTuple):
@@ -60,6 +61,8 @@ class FileFacts(NamedTuple):
     attributes: int
     file_id: int
     nlink: int | None
+    ea_size: int | None = None
+    """Of its extended attributes; 0 if it has none."""
 
     @property
     def is_directory(self) -> bool:
@@ -207,8 +210,11 @@ def copied(body: bytes) -> Copied:
 
 def all_information(data: bytes) -> FileFacts:
     """MS-FSCC 2.4.2."""
-    _, accessed, modified, changed, attributes, _, allocated, size, nlink, _, _, _, number = _unpack(_ALL, data)
-    return FileFacts(to_ns(modified), to_ns(accessed), to_ns(changed), size, allocated, attributes, number, nlink)
+    fields = _unpack(_ALL, data)
+    _, accessed, modified, changed, attributes, _, allocated, size, nlink, _, _, _, number, ea_size = fields
+    times = to_ns(modified), to_ns(accessed), to_ns(changed)
+    known_size = None if attributes & _REPARSE_POINT else ea_size
+    return FileFacts(*times, size, allocated, attributes, number, nlink, known_size)
 
 
 def name_of_all(data: bytes) -> str:
@@ -230,10 +236,12 @@ def listed(data: bytes) -> list[Listed]:
         except struct.error as error:
             raise ProtocolError("the server sent a listing that ends in the middle of an entry") from error
         following, _, _, accessed, modified, changed, size, allocated, attributes, length, tag, _, number = fields
+        ea_size = None if attributes & _REPARSE_POINT else tag
         if at + 80 + length > end or 0 < following < 80 + length:
             raise ProtocolError(_OVERLAP)
         name = decode_utf16(data[at + 80 : at + 80 + length])
-        facts = FileFacts(to_ns(modified), to_ns(accessed), to_ns(changed), size, allocated, attributes, number, None)
+        times = to_ns(modified), to_ns(accessed), to_ns(changed)
+        facts = FileFacts(*times, size, allocated, attributes, number, None, ea_size)
         found.append(Listed(name, facts, tag, 0))
         if not following:
             break

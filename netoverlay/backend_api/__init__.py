@@ -18,6 +18,7 @@ from netoverlay.backend_api.types import (
     DirEntry,
     FileStat,
     FileType,
+    FileVersion,
     LayerPath,
     LockKind,
     RenameFlags,
@@ -27,6 +28,7 @@ from netoverlay.backend_api.types import (
     split_path,
 )
 from netoverlay.backend_api.url import LayerUrl, parse_url
+from netoverlay.backend_api.whole_files import FileContent, WantedFile
 
 __all__ = [
     "Access",
@@ -38,8 +40,10 @@ __all__ = [
     "Capabilities",
     "Creation",
     "DirEntry",
+    "FileContent",
     "FileStat",
     "FileType",
+    "FileVersion",
     "LayerPath",
     "LayerSetupError",
     "LayerUrl",
@@ -50,6 +54,7 @@ __all__ = [
     "SpaceUsage",
     "StaleHandleError",
     "UnavailableError",
+    "WantedFile",
     "Writable",
     "XattrMode",
     "join_path",

@@ -9,6 +9,7 @@ as the defaults here do, and is not claimed in its Capabilities.
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self, TypeAlias
 
@@ -28,6 +29,7 @@ from netoverlay.backend_api.types import (
     SpaceUsage,
     XattrMode,
 )
+from netoverlay.backend_api.whole_files import FileContent, WantedFile, read_one_by_one
 
 Readable: TypeAlias = bytes | bytearray | memoryview
 Writable: TypeAlias = bytearray | memoryview
@@ -190,6 +192,15 @@ class Backend(abc.ABC):
         mode: int = 0o600,
     ) -> BackendFile:
         """Open a regular file, or create it with `mode` exactly (no umask). EISDIR, ELOOP (a symlink), ENXIO."""
+
+    def read_files(self, wanted: Sequence[WantedFile], *, unchanging: bool) -> list[FileContent | OSError]:
+        """Read small files whole, all at once where the transport can: for each what is read, or why it cannot be.
+
+        The errors are those of open() and of reading, and each is about that file alone; what is about the layer is
+        raised. `unchanging`: the caller has seen that all are regular files, and nobody changes the layer, so that no
+        file need be looked at.
+        """
+        return read_one_by_one(self, wanted, unchanging=unchanging)
 
     @abc.abstractmethod
     def space_usage(self) -> SpaceUsage:

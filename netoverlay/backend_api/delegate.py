@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from netoverlay.backend_api.backend import Backend, BackendFile, Readable, Writable
 from netoverlay.backend_api.places import FilePlace, PlacedFile, place_of
 from netoverlay.backend_api.types import (
@@ -19,6 +21,7 @@ from netoverlay.backend_api.types import (
     SpaceUsage,
     XattrMode,
 )
+from netoverlay.backend_api.whole_files import FileContent, WantedFile, read_one_by_one
 
 
 class DelegatingFile(PlacedFile):
@@ -138,6 +141,10 @@ class DelegatingBackend(Backend):
         mode: int = 0o600,
     ) -> BackendFile:
         return self.inner.open(path, access, create=create, truncate=truncate, mode=mode)
+
+    def read_files(self, wanted: Sequence[WantedFile], *, unchanging: bool) -> list[FileContent | OSError]:
+        """By open(): to hand it on is up to subclasses, for it would pass by what they do there."""
+        return read_one_by_one(self, wanted, unchanging=unchanging)
 
     def space_usage(self) -> SpaceUsage:
         return self.inner.space_usage()

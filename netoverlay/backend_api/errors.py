@@ -19,6 +19,21 @@ class UnavailableError(OSError):
         super().__init__(code, message)
 
 
+class LayerClosedError(UnavailableError):
+    """The layer was closed, and will not be there again."""
+
+    def __init__(self) -> None:
+        super().__init__("the layer is closed")
+
+
+class InterruptedWaitError(UnavailableError, InterruptedError):
+    """The request was interrupted while it waited for the layer (EINTR). Whether the layer did what it was asked is not
+    known, as with every UnavailableError; but there is nobody for whom to try again."""
+
+    def __init__(self) -> None:
+        super().__init__("a signal came while the layer was waited for", errno.EINTR)
+
+
 class StaleHandleError(OSError):
     """The open file is no longer the one that was opened (ESTALE)."""
 

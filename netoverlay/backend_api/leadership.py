@@ -5,7 +5,8 @@ waits for, it hands over to one that still waits. A lone caller so waits in its 
 thread switch that it could do without.
 
 Whatever is waited for has a deadline. What passes it fails alone while the server shows signs of life; otherwise the
-connection is declared broken, and everything that waits on it fails at once.
+connection is declared broken, and everything that waits on it fails at once. A signal ends the wait for a server that
+gives no sign of life: what is only slow must not fail because a program has timers, or children that end.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from netoverlay.backend_api.errors import UnavailableError
+from netoverlay.backend_api import waiting
+from netoverlay.backend_api.errors import InterruptedWaitError, UnavailableError
 
 TICK_SECONDS = 0.5
 """The longest that receiving waits before its caller looks at the clocks again."""
@@ -71,8 +73,12 @@ class LeaderFollower(abc.ABC):
         return self._broken is not None
 
     def await_arrival(self, awaited: Awaited) -> None:
-        """Return once `awaited` is done. UnavailableError at its deadline, or if the connection is lost."""
+        """Return once `awaited` is done. UnavailableError at its deadline, or if the connection is lost.
+
+        InterruptedWaitError if the request of the calling thread is interrupted.
+        """
         if awaited.done:
+            waiting.answered()
             return
         with self._lock:
             leads = not self._led and self._broken is None
@@ -86,7 +92,10 @@ class LeaderFollower(abc.ABC):
             self._lead(awaited)
         if not awaited.done:
             self._let_go(awaited)
+            if self._broken is None and waiting.is_interrupted():
+                raise InterruptedWaitError
             raise UnavailableError(self._broken or f"{self.server}: the server did not answer in time")
+        waiting.answered()
 
     def fail(self, reason: str) -> None:
         """Declare the connection broken: whoever waits, or asks from now on, gets UnavailableError with `reason`."""
@@ -108,11 +117,12 @@ class LeaderFollower(abc.ABC):
             self._leave(awaited)
             return False
         try:
-            waker.get(timeout=max(0.0, awaited.expires_at - time.monotonic()))
-        except queue.Empty:
-            self._leave(awaited)
-            if not awaited.promoted:
-                self._overdue(awaited)
+            while not self._look_in(waker, awaited):
+                if self._is_over(awaited):
+                    self._leave(awaited)
+                    if not awaited.promoted:
+                        self._overdue(awaited)
+                    break
         except BaseException:  # of a signal handler, say: nobody must wait for this thread to lead
             self._leave(awaited)
             if awaited.promoted:
@@ -122,6 +132,33 @@ class LeaderFollower(abc.ABC):
             self._leave(awaited)
         return awaited.promoted
 
+    @staticmethod
+    def _look_in(waker: queue.SimpleQueue[None], awaited: Awaited) -> bool:
+        """Whether the thread that waits for it is woken; False after a while."""
+        left = awaited.expires_at - time.monotonic()
+        try:
+            waker.get(timeout=max(0.0, min(left, TICK_SECONDS)))
+        except queue.Empty:
+            return False
+        return True
+
+    def _is_over(self, awaited: Awaited) -> bool:
+        """Whether the calling thread waits for it no longer."""
+        return time.monotonic() >= awaited.expires_at or self._is_interrupted()
+
+    def _is_interrupted(self) -> bool:
+        """Whether the request is, and the server has not answered a probe."""
+        silence = self._silence()
+        if silence < TICK_SECONDS or not waiting.is_interrupted():
+            return False
+        now = time.monotonic()
+        since_probe = now - self._probed_at
+        if since_probe >= silence:
+            self._probed_at = now
+            self._probe()
+            return False
+        return since_probe >= TICK_SECONDS
+
     def _leave(self, awaited: Awaited) -> None:
         with self._lock:
             self._followers.pop(awaited, None)
@@ -129,9 +166,12 @@ class LeaderFollower(abc.ABC):
     def _lead(self, awaited: Awaited) -> None:
         with self._leading():
             while not awaited.done and self._broken is None:
-                if not self._receive(awaited.expires_at):
+                if self._receive(min(awaited.expires_at, time.monotonic() + TICK_SECONDS)):
+                    continue
+                if self._is_over(awaited):
                     self._overdue(awaited)
                     break
+                self._probe_if_silent()
 
     def lead_while_idle(self) -> None:
         """Receive for as long as nobody waits; for a thread that waits for nothing of its own."""

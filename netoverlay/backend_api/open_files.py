@@ -64,6 +64,14 @@ class Place(Generic[F]):
     """Changed through this backend since the first of them was opened: size and time tell nothing any more."""
 
 
+@dataclass(eq=False, slots=True)
+class Opening:
+    """A file that is being opened."""
+
+    changed: bool
+    """Changed through this backend, maybe since it was looked at."""
+
+
 class HandleTable(abc.ABC, Generic[F, H]):
     """All open files of a backend. Its lock is a leaf; nothing is asked of the server under it."""
 
@@ -72,6 +80,7 @@ class HandleTable(abc.ABC, Generic[F, H]):
         self._separator = separator
         self._lock = threading.Lock()
         self._places: dict[bytes, Place[F]] = {}
+        self._openings: dict[bytes, list[Opening]] = {}
 
     @abc.abstractmethod
     def _is_usable(self, handle: H) -> bool:
@@ -120,7 +129,7 @@ class HandleTable(abc.ABC, Generic[F, H]):
         with self._lock:
             file.written = True
             if file.path is not None:
-                self._places[file.path].changed = True
+                self._mark_changed(file.path)
 
     def note_written(self, file: F, handle: H) -> None:
         """The content of `file` has been changed through `handle`, which was borrowed for that."""
@@ -144,11 +153,30 @@ class HandleTable(abc.ABC, Generic[F, H]):
         with self._lock:
             file.synced = max(file.synced, writes)
 
-    def note_path_change(self, path: bytes) -> None:
-        """What stands at `path` is being changed."""
+    @contextmanager
+    def changing_path(self, path: bytes) -> Iterator[None]:
+        """What stands at `path` is changed inside: whoever opens it meanwhile has seen it before, or after."""
         with self._lock:
-            if path in self._places:
-                self._places[path].changed = True
+            self._mark_changed(path)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._mark_changed(path)
+
+    @contextmanager
+    def opening(self, path: bytes) -> Iterator[Opening]:
+        """Around looking at what stands at `path`, and opening it: tells whether it may have been changed between."""
+        with self._lock:
+            opening = Opening(self._was_changed(path))
+            self._openings.setdefault(path, []).append(opening)
+        try:
+            yield opening
+        finally:
+            with self._lock:
+                self._openings[path].remove(opening)
+                if not self._openings[path]:
+                    del self._openings[path]
 
     @contextmanager
     def removing(self, path: bytes) -> Iterator[None]:
@@ -207,6 +235,9 @@ class HandleTable(abc.ABC, Generic[F, H]):
                 for file in place.files:
                     file.path = new + path[len(old) :]
                 target.files |= place.files
+            for path in (old, new):
+                for opening in self._openings.get(path, ()):
+                    opening.changed = True
 
     def _register(self, file: F, handle: H, *, changed: bool) -> None:
         """`file` has been opened, at its path."""
@@ -218,6 +249,12 @@ class HandleTable(abc.ABC, Generic[F, H]):
                 place.changed |= changed
 
     # Under the lock.
+
+    def _mark_changed(self, path: bytes) -> None:
+        if path in self._places:
+            self._places[path].changed = True
+        for opening in self._openings.get(path, ()):
+            opening.changed = True
 
     def _adopt(self, file: F, handle: H) -> None:
         file.handle = handle

@@ -40,6 +40,14 @@ class FileType(enum.IntEnum):
     BLOCK_DEVICE = stat_bits.S_IFBLK
 
 
+class FileVersion(NamedTuple):
+    """What tells one content of a file from the next, as far as the transport knows."""
+
+    size: int
+    mtime_ns: int
+    file_id: int | None
+
+
 class FileStat(NamedTuple):
     """What a transport tells about one file. None where it cannot know; never a guess.
 
@@ -65,6 +73,13 @@ class FileStat(NamedTuple):
     """Of a device, as os.makedev gives it."""
     blocks: int | None = None
     """Allocated, in units of 512 bytes."""
+    has_xattrs: bool | None = None
+    """False: it has no extended attributes, and nobody need ask."""
+
+    @property
+    def version(self) -> FileVersion:
+        """Of the content."""
+        return FileVersion(self.size, self.mtime_ns, self.file_id)
 
 
 class DirEntry(NamedTuple):

@@ -1,47 +1,153 @@
-"""Tell whoever dispatched this thread's request that the thread is about to wait.
+"""Waiting, for whoever serves a request: telling that it is about to begin, and knowing when it has been long enough.
 
 The kernel channel reads requests with one thread at a time, and a thread serves what it read. Before anything that can
 take long (a network call, a contended lock, a long copy) it must let another thread read on. The code that knows that
 it is about to wait does not know the channel, so it calls about_to_wait() here, and the channel sets the hook of its
-own threads. On a thread without a hook both functions do nothing.
+own threads. On a thread without a hook it does nothing.
+
+A request makes many calls of a layer, waits for locks that other requests hold, and tries again. However many these
+are, it gives up on a layer when that has answered nobody for the layer's deadline while the request waited, or when it
+has lost so much time with calls that failed, of a server that comes and goes: so the deadlines of its calls do not add
+up, nor those of requests that queue for one lock. What a server that answers takes time for does not count.
 """
 
 from __future__ import annotations
 
 import errno
+import math
 import os
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+LOOK_SECONDS = 0.25
+"""How often whoever waits looks whether the request was interrupted."""
+SLOW_SECONDS = 2.0
+"""After so long without an answer a layer is away, and not only slow: a signal ends the wait. Not before, for calls of
+local disks are not ended by one, and programs with timers, or children that end, get signals all the time."""
 
 
-class _Hooks(threading.local):
+class Patience:
+    """With one layer: how long requests wait for it, each of them over all its calls."""
+
+    __slots__ = ("deadline", "heard_at")
+
+    def __init__(self, deadline: float) -> None:
+        """`deadline` in seconds."""
+        self.deadline = deadline
+        self.heard_at = -math.inf
+        """When the layer last answered anybody, on the clock of time.monotonic()."""
+
+
+class _Thread(threading.local):
     before_wait: Callable[[], None] | None = None
     is_interrupted: Callable[[], bool] | None = None
+    began_at: float | None = None
+    """When the request first waited, or the work that counts as one."""
+    answered_at: float = -math.inf
+    """When the request was last answered anything."""
+    lost: float = 0.0
+    """Seconds, with calls that failed, and between tries."""
+    patience: Patience | None = None
+    """With the layer that is being asked."""
+    at_most: float = math.inf
+    """Seconds, whatever the layer's deadline is."""
 
 
-_hooks = _Hooks()
+_thread = _Thread()
 
 
 def set_hooks(before_wait: Callable[[], None] | None, is_interrupted: Callable[[], bool] | None) -> None:
-    """Set the hooks of the calling thread; None removes one.
+    """Set the hooks of the calling thread, which serves requests if it has the first; None removes one.
 
     `before_wait` may be called several times a request; only the first needs to do anything.
     `is_interrupted` says whether the caller of the request has given up on it (FUSE_INTERRUPT).
     """
-    _hooks.before_wait = before_wait
-    _hooks.is_interrupted = is_interrupted
+    _thread.before_wait = before_wait
+    _thread.is_interrupted = is_interrupted
+    _thread.began_at = None
 
 
 def about_to_wait() -> None:
     """Call before anything that can take longer than a local system call."""
-    hook = _hooks.before_wait
+    hook = _thread.before_wait
     if hook is not None:
         hook()
+        if _thread.began_at is None:
+            _thread.began_at = time.monotonic()
+
+
+def request_done() -> None:
+    """The request that this thread served is answered: how long the next one waits begins anew."""
+    _thread.began_at = None
+    _thread.lost = 0.0
+
+
+@contextmanager
+def as_one_request() -> Iterator[None]:
+    """What is waited for inside counts together, also on a thread that serves no requests."""
+    before, _thread.began_at = (_thread.began_at, _thread.lost), time.monotonic()
+    _thread.lost = 0.0
+    try:
+        yield
+    finally:
+        _thread.began_at, _thread.lost = before
+
+
+@contextmanager
+def waiting_at_most(seconds: float) -> Iterator[None]:
+    """Layers that answer nobody for so long are given up inside, however much longer their deadlines are."""
+    before, _thread.at_most = _thread.at_most, seconds
+    try:
+        yield
+    finally:
+        _thread.at_most = before
+
+
+@contextmanager
+def asking(patience: Patience) -> Iterator[None]:
+    """A layer is asked inside. Of several around each other the outermost counts."""
+    if _thread.patience is not None:
+        yield
+        return
+    _thread.patience = patience
+    is_work = _thread.began_at is None
+    if is_work:
+        _thread.began_at, _thread.lost = time.monotonic(), 0.0
+    try:
+        yield
+    finally:
+        _thread.patience = None
+        if is_work:
+            _thread.began_at = None
+
+
+def answered() -> None:
+    """The layer that is being asked has answered something."""
+    patience = _thread.patience
+    if patience is not None:
+        _thread.answered_at = patience.heard_at = time.monotonic()
+
+
+def lost_since(began_at: float) -> None:
+    """What was begun then has come to nothing: the time since it was last answered anything is lost."""
+    _thread.lost += time.monotonic() - max(began_at, _thread.answered_at)
+
+
+def give_up_at(deadline: float) -> float:
+    """Until when to wait for what is asked now, on the clock of time.monotonic(): for `deadline` seconds, or less."""
+    patience, began_at = _thread.patience, _thread.began_at
+    now = time.monotonic()
+    if patience is None or began_at is None:
+        return now + deadline
+    most = min(patience.deadline, _thread.at_most)
+    return min(now + deadline, now + most - _thread.lost, max(began_at, patience.heard_at) + most)
 
 
 def is_interrupted() -> bool:
     """Whether the request that this thread serves was interrupted."""
-    hook = _hooks.is_interrupted
+    hook = _thread.is_interrupted
     return hook is not None and hook()
 
 

@@ -1,14 +1,9 @@
 """Fetch what a walk will ask for next, several at once, before it asks.
 
-A tree is walked one directory after the other, so over a network a walk costs one round trip each. The policy:
-
-- A second demand below one parent that had to wait is the sign of a walk (further ones at every power of two, so that
-  scattered demands cost few fetches). The parent's other children are put on a stack, nearest first, and START_CREDITS
-  fetches are granted. What a fetch finds to follow goes on the stack too, so the order is that of a walk in depth.
-- Each fetch spends a credit; each fetched item that is used earns USE_EARNS, up to MAX_CREDITS. A walk that goes on
-  doubles what is in flight until all workers are busy; one that ends costs what was granted last and no more. While
-  there are earned credits left a walk counts as going on, and the first wait below a new parent is enough.
-- Any failure ends it: whoever needs the item meets the error himself.
+A tree is walked one directory after the other, so over a network a walk costs one round trip each. When a demand is the
+sign of a walk (allowance.py), the parent's other children are put on a stack, nearest first. What a fetch finds to
+follow goes on the stack too, so the order is that of a walk in depth. Any failure ends it: whoever needs the item meets
+the error himself.
 """
 
 from __future__ import annotations
@@ -19,15 +14,12 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from cachetools import LRUCache
-
 from netoverlay.backend_api.types import LayerPath
+from netoverlay.cache.allowance import Allowance
 
-START_CREDITS = 16
-USE_EARNS = 2
-MAX_CREDITS = 256
+MAX_UNUSED = 64
+"""Items that a walk has before it, at most: so many are fetched in vain where it ends."""
 _MAX_STACK = 16_384
-_MAX_PARENTS = 4096
 
 _log = logging.getLogger(__name__)
 
@@ -49,28 +41,25 @@ class Ahead:
         self._workers = workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix=name)
         self._lock = threading.Lock()
-        self._demands: LRUCache[LayerPath, int] = LRUCache(_MAX_PARENTS)
         self._stack: deque[LayerPath] = deque(maxlen=_MAX_STACK)
-        self._credits = 0
+        self._allowance = Allowance(MAX_UNUSED)
         self._in_flight = 0
         self._closed = False
 
     def missed(self, parent: LayerPath, children: Callable[[], Iterable[LayerPath]]) -> None:
         """A child of `parent` had to be waited for; `children()` are those that can be fetched."""
         with self._lock:
-            count = self._demands[parent] = self._demands.get(parent, 0) + 1
-            is_walk = count & (count - 1) == 0 and (count >= 2 or self._credits > START_CREDITS)
+            is_walk = self._allowance.demand(parent)
         if is_walk:
             wanted = list(children())
             with self._lock:
-                self._credits = max(self._credits, START_CREDITS)
                 self._push(wanted)
                 self._start()
 
     def used(self) -> None:
         """Something that was fetched ahead is used."""
         with self._lock:
-            self._credits = min(self._credits + USE_EARNS, MAX_CREDITS)
+            self._allowance.used()
             self._start()
 
     def stop(self) -> None:
@@ -88,8 +77,7 @@ class Ahead:
         self._stack.extend(reversed(paths))
 
     def _start(self) -> None:
-        while self._stack and self._credits > 0 and self._in_flight < self._workers and not self._closed:
-            self._credits -= 1
+        while self._stack and self._in_flight < self._workers and not self._closed and self._allowance.grant(1, 1):
             self._in_flight += 1
             self._pool.submit(self._run, self._stack.pop()).add_done_callback(log_failure)
 
@@ -106,7 +94,7 @@ class Ahead:
                 self._in_flight -= 1
                 if failed:
                     self._stack.clear()
-                    self._credits = 0
+                    self._allowance.end()
                 else:
                     self._push(following)
                     self._start()

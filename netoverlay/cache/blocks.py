@@ -7,12 +7,13 @@ import logging
 import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from cachetools import LRUCache
 
 from netoverlay.cache.ahead import log_failure
-from netoverlay.cache.disk_store import DiskStore, part_key
+from netoverlay.cache.disk_store import DiskStore
+from netoverlay.cache.keys import part_key
 from netoverlay.cache.single_flight import SingleFlight
 
 BLOCK = 1 << 20
@@ -20,6 +21,9 @@ BLOCK = 1 << 20
 FIRST_WINDOW = 2
 MAX_WINDOW = 16
 """Blocks ahead of a reader, at first and at most."""
+RANDOM_BYTES = BLOCK // 8
+"""From so many bytes on that were read of a block here and there it is fetched whole, and kept."""
+_MAX_READ_AT_RANDOM = 65_536
 RECENT_BLOCKS = 32
 """Blocks kept in memory: the kernel asks for one in several pieces, and those ahead are wanted soon."""
 _SEQUENTIAL_READS = 2
@@ -60,6 +64,8 @@ class Blocks:
         self._lock = threading.Lock()
         self._recent: LRUCache[str, bytes] = LRUCache(RECENT_BLOCKS)
         self._flights: SingleFlight[str, bytes] = SingleFlight()
+        self._read_at_random: LRUCache[str, int] = LRUCache(_MAX_READ_AT_RANDOM)
+        """By the key of a block that is not kept: how many bytes of it were read."""
         self._closed = False
 
     def read(self, source: BlockSource, index: int) -> bytes:
@@ -76,6 +82,22 @@ class Blocks:
                 raise
             # It was fetched for another open file of the same content, which has been closed.
             return self._load(source, index, key)
+
+    def read_part(self, source: BlockSource, index: int, start: int, size: int) -> bytes:
+        """`size` bytes from `start` in the block, or up to its end, without the rest of it unless that is worth while.
+
+        Errors of the layer.
+        """
+        key = part_key(source.key, index)
+        size = min(size, source.size - index * BLOCK - start)
+        with self._lock:
+            count = self._read_at_random.get(key, 0) + size
+            is_whole = count >= RANDOM_BYTES or key in self._recent
+            if not is_whole:
+                self._read_at_random[key] = count
+        if is_whole or key in self._flights or key in self._store:
+            return self.read(source, index)[start : start + size]
+        return source.fetch(index * BLOCK + start, size)[0]
 
     def keep(self, source: BlockSource, index: int) -> int | None:
         """Have a block in the store. The bytes that had to be fetched for it; None if it could not be kept."""
@@ -122,12 +144,21 @@ class Blocks:
         key = part_key(source.key, index)
         with self._lock:
             is_here = key in self._recent
-        if is_here or source.is_closed or self._closed or key in self._flights or key in self._store:
+        if is_here or source.is_closed or self._closed or key in self._flights:
             return
         try:
             self.read(source, index)
         except OSError as error:
             _log.debug("reading block %d ahead: %s", index, error)
+
+
+class Plan(NamedTuple):
+    """What to do for a read."""
+
+    ahead: range
+    """The blocks to fetch in the background."""
+    at_random: bool
+    """What is beside it is not likely to be wanted."""
 
 
 class Reader:
@@ -146,11 +177,12 @@ class Reader:
         self._reached = 0
         self._scheduled = 0
 
-    def wanted(self, offset: int, size: int) -> range:
-        """Note a read, and tell the blocks to fetch ahead now."""
+    def note(self, offset: int, size: int) -> Plan:
+        """Note a read, and tell what to do for it."""
         block = (offset + size - 1) // BLOCK
         with self._lock:
-            if abs(offset - self._expected) > BLOCK:
+            is_jump = abs(offset - self._expected) > BLOCK
+            if is_jump:
                 self._run = self._window = 0
                 self._reached = self._scheduled = block
             self._expected = offset + size
@@ -159,7 +191,7 @@ class Reader:
                 self._window = min(self._window * 2, MAX_WINDOW) if self._window else FIRST_WINDOW
             self._reached = max(self._reached, block)
             if not self._window:
-                return range(0)
+                return Plan(range(0), is_jump and size < RANDOM_BYTES)
             first = max(self._scheduled, self._reached) + 1
             self._scheduled = max(self._scheduled, min(self._reached + self._window, self._last_block))
-            return range(first, self._scheduled + 1)
+            return Plan(range(first, self._scheduled + 1), at_random=False)

@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from netoverlay.backend_api.backend import Backend, BackendFile, Writable
 from netoverlay.backend_api.delegate import DelegatingFile
@@ -17,15 +17,10 @@ from netoverlay.backend_api.places import FilePlace
 from netoverlay.backend_api.types import Access, FileStat, LayerPath
 from netoverlay.backend_api.waiting import about_to_wait
 from netoverlay.cache.blocks import BLOCK, Blocks, Reader
+from netoverlay.cache.records import HEADER_BYTES
 
 
-def version(stat: FileStat) -> tuple[int, int, int | None]:
-    """What tells one content of a file from the next."""
-    return stat.size, stat.mtime_ns, stat.file_id
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """The file that an open file stands for."""
 
     backend: Backend
@@ -177,26 +172,30 @@ class CachedFile(LazyFile, abc.ABC):
         self._changed = False
 
     @abc.abstractmethod
-    def read_cached(self, offset: int, buffer: memoryview) -> int:
-        """As read_into(), of the content that was opened."""
+    def read_cached(self, offset: int, size: int) -> bytes:
+        """As read_at(), of the content that was opened, within its size; `size` is not 0."""
 
     def read_into(self, offset: int, buffer: Writable) -> int:
-        if self._closed:
-            raise os_error(errno.EBADF, self._origin.path)
         if self._has_changed():
             return self.inner.read_into(offset, buffer)
-        view = memoryview(buffer)[: max(self._origin.stat.size - offset, 0)]
-        return self.read_cached(offset, view) if view else 0
+        view = memoryview(buffer)
+        data = self.read_at(offset, len(view))
+        view[: len(data)] = data
+        return len(data)
 
     def revalidate(self) -> FileStat:
         now = self.inner.revalidate()
-        if version(now) != version(self._origin.stat):
+        if now.version != self._origin.stat.version:
             self._changed = True
         return now
 
     def read_at(self, offset: int, size: int) -> bytes:
-        buffer = bytearray(size)
-        return bytes(memoryview(buffer)[: self.read_into(offset, buffer)])
+        if self._closed:
+            raise os_error(errno.EBADF, self._origin.path)
+        if self._has_changed():
+            return self.inner.read_at(offset, size)
+        size = min(size, self._origin.stat.size - offset)
+        return self.read_cached(offset, size) if size > 0 else b""
 
     def stat(self) -> FileStat:
         if self._has_changed():
@@ -212,13 +211,13 @@ class CachedFile(LazyFile, abc.ABC):
             now = origin.backend.stat(origin.path)
         except (FileNotFoundError, NotADirectoryError):
             return False
-        if version(now) != version(origin.stat) and now.file_id == origin.stat.file_id:
+        if now.version != origin.stat.version and now.file_id == origin.stat.file_id:
             self._changed = True
         return self._changed
 
 
 class WholeFile(CachedFile):
-    """A small file: a descriptor of the store's entry, or the bytes where the store cannot be used."""
+    """A small file: its bytes, or a descriptor of the store's entry."""
 
     def __init__(self, origin: Origin, content: int | bytes) -> None:
         """`content`: a descriptor, which this closes, or the bytes."""
@@ -227,17 +226,12 @@ class WholeFile(CachedFile):
         self._data = content if isinstance(content, bytes) else b""
         self._readers = 0
 
-    def read_cached(self, offset: int, buffer: memoryview) -> int:
+    def read_cached(self, offset: int, size: int) -> bytes:
+        if self._data:
+            return self._data[offset : offset + size]
         descriptor = self._borrow()
         try:
-            if descriptor is None:
-                data = memoryview(self._data)[offset : offset + len(buffer)]
-                buffer[: len(data)] = data
-                return len(data)
-            done = 0
-            while done < len(buffer) and (count := os.preadv(descriptor, [buffer[done:]], offset + done)):
-                done += count
-            return done
+            return b"" if descriptor is None else os.pread(descriptor, size, HEADER_BYTES + offset)
         finally:
             self._give_back()
 
@@ -257,13 +251,11 @@ class WholeFile(CachedFile):
             raise os_error(errno.ENXIO, self._origin.path)
         return True
 
-    def fileno(self) -> int | None:
-        return self._descriptor if self._origin.immutable else None
-
     def close(self) -> None:
         super().close()
-        with self._lock:
-            self._release()
+        if self._descriptor is not None:
+            with self._lock:
+                self._release()
 
     def _borrow(self) -> int | None:
         with self._lock:
@@ -298,23 +290,30 @@ class BlockFile(CachedFile):
     def size(self) -> int:
         return self._origin.stat.size
 
-    def read_cached(self, offset: int, buffer: memoryview) -> int:
-        self._blocks.ahead(self, self._reader.wanted(offset, len(buffer)))
-        done = 0
-        while done < len(buffer):
-            index, start = divmod(offset + done, BLOCK)
-            piece = memoryview(self._blocks.read(self, index))[start : start + len(buffer) - done]
-            if not piece:
-                break
-            buffer[done : done + len(piece)] = piece
-            done += len(piece)
-        return done
+    def read_cached(self, offset: int, size: int) -> bytes:
+        plan = self._reader.note(offset, size)
+        self._blocks.ahead(self, plan.ahead)
+        pieces: list[bytes] = []
+        end = offset + size
+        while offset < end:
+            index, start = divmod(offset, BLOCK)
+            wanted = min(end - offset, BLOCK - start)
+            if plan.at_random:
+                piece = self._blocks.read_part(self, index, start, wanted)
+            else:
+                # Of a whole block this is the block itself, and no copy.
+                piece = self._blocks.read(self, index)[start : start + wanted]
+            pieces.append(piece)
+            if len(piece) < wanted:
+                break  # it has changed, and is shorter now
+            offset += wanted
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def fetch(self, offset: int, size: int) -> tuple[bytes, bool]:
         """As BlockSource.fetch()."""
         with self.use() as file:
             data = file.read_at(offset, size)
-            is_ours = self._origin.immutable or version(file.stat()) == version(self._origin.stat)
+            is_ours = self._origin.immutable or file.stat().version == self._origin.stat.version
         if not is_ours:
             self._changed = True
         return data, is_ours

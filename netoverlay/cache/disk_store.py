@@ -1,21 +1,19 @@
 """What was read of layers, on local disk: shared by all mounts of a user, bounded, checked when it is read.
 
-    DIRECTORY/content-1/SHARD/KEY        the content, nothing else, so that its descriptor can stand for the file
-    DIRECTORY/content-1/SHARD/KEY.sum    a symbolic link whose target is the BLAKE2b digest of the content
-    DIRECTORY/content-1/incoming/        what is being written, renamed when it is whole
+    DIRECTORY/content-2/SHARD/KEY        records (records.py): one, or those of a pack, to which more are added
+    DIRECTORY/content-2/incoming/        what is being written, renamed when it is whole
 
 A key stands for one content for ever, so two processes that write one entry write the same, and no locks are needed.
-Where they do not (what is known of a layer, kept_layer.py), an entry read between the two renames looks damaged, and is
-gone: it is to be such as can be had again. The last characters of a key say of which layer it is, to drop all of it.
-Nothing is synced: after a crash an entry may be short or zeros, which its digest shows. The modification time of an
-entry is the time of its last use. Each shard is held to its part of the limit by whoever writes to it.
+Where they do not (what is known of a layer, kept_layer.py) the later one is found. What is added to a pack (packs.py)
+is added in one write(2), behind what others have added. The last characters of a key say of which layer it is, to drop
+all of it. Nothing is synced: after a crash an entry may be short or zeros, which its digest shows. The modification
+time of an entry is the time of its last use. Each shard is held to its part of the limit by whoever writes to it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import itertools
 import logging
 import os
@@ -23,25 +21,29 @@ import stat as stat_bits
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
+from typing import TypeVar
 
 from cachetools import LRUCache
+
+from netoverlay.cache.keys import is_of_layer
+from netoverlay.cache.records import HEADER_BYTES, DamagedError, Extent, check, header
+
+T = TypeVar("T")
 
 DEFAULT_LIMIT = 10 << 30
 MAX_ENTRY = 1 << 20
 SHARDS = 64
 MIN_LIMIT = SHARDS * 2 * MAX_ENTRY
 
-_LAYOUT = "content-1"
+_LAYOUT = "content-2"
 _INCOMING = "incoming"
-_SUM = ".sum"
 _USE_SECONDS = 600
 """An entry's time of use is kept no more exactly than this."""
 _ABANDONED_SECONDS = 3600
 _PAUSE_SECONDS = 60.0
 """How long nothing is written after writing failed."""
 _MAX_VERIFIED = 100_000
-_KEY_CHARACTERS = 40
-_MARK_CHARACTERS = 16
 
 _log = logging.getLogger(__name__)
 
@@ -55,30 +57,6 @@ class _Directory:
 
     def __del__(self) -> None:
         os.close(self.descriptor)
-
-
-def entry_key(*parts: str | int | None) -> str:
-    """The key of what `parts` describe, which must be the same parts for the same content only."""
-    text = "\0".join("-" if part is None else str(part) for part in parts)
-    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=20).hexdigest()
-
-
-def layer_key(layer: str, *parts: str | int | None) -> str:
-    """As entry_key(), of something of the layer with the identity `layer`: DiskStore.drop_layer() finds it."""
-    return entry_key(layer, *parts) + _layer_mark(layer)
-
-
-def part_key(whole: str, *parts: str | int | None) -> str:
-    """The key of a part of what has the key `whole`, of the same layer."""
-    return entry_key(whole, *parts) + whole[_KEY_CHARACTERS:]
-
-
-def _layer_mark(layer: str) -> str:
-    return entry_key("layer", layer)[:_MARK_CHARACTERS]
-
-
-def _digest(data: bytes | memoryview) -> str:
-    return hashlib.blake2b(data, digest_size=20).hexdigest()
 
 
 class DiskStore:
@@ -118,39 +96,48 @@ class DiskStore:
         self._root = None
 
     def open(self, key: str) -> int | None:
-        """A read-only descriptor of the entry, which the caller closes; None if there is none, or it is damaged."""
-        root = self._root
-        if root is None:
-            return None
-        path = _path(key)
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=root.descriptor)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            self._warn(error)
-            return None
-        try:
-            if self._is_sound(root.descriptor, key, descriptor):
-                return descriptor
-            self._drop(root.descriptor, path)
-        except OSError as error:
-            self._warn(error)
-        os.close(descriptor)
-        return None
+        """A read-only descriptor of the entry, which the caller closes; None if there is none, or it is damaged.
+
+        The content starts at HEADER_BYTES.
+        """
+
+        def checked(descriptor: int, status: os.stat_result) -> int:
+            if not self._is_verified(key, status):
+                self._sound_content(key, descriptor, status)
+            return os.dup(descriptor)
+
+        return self._with_entry(key, checked)
 
     def read(self, key: str) -> bytes | None:
-        """The whole entry, or None."""
-        descriptor = self.open(key)
-        if descriptor is None:
-            return None
-        try:
-            return os.pread(descriptor, MAX_ENTRY, 0)
-        except OSError as error:
-            self._warn(error)
-            return None
-        finally:
-            os.close(descriptor)
+        """The whole content, or None."""
+
+        def content(descriptor: int, status: os.stat_result) -> bytes:
+            if self._is_verified(key, status):
+                return os.pread(descriptor, status.st_size - HEADER_BYTES, HEADER_BYTES)
+            return self._sound_content(key, descriptor, status)
+
+        return self._with_entry(key, content)
+
+    def read_beyond(self, key: str, known: Extent | None) -> tuple[Extent, bytes] | None:
+        """Of a pack, what is behind what is `known` of it, unchecked; all of it, if it is another one by now."""
+
+        def added(descriptor: int, status: os.stat_result) -> tuple[Extent, bytes]:
+            is_same = known is not None and known.inode == status.st_ino and known.end <= status.st_size
+            start = known.end if known is not None and is_same else 0
+            data = os.pread(descriptor, status.st_size - start, start) if start < status.st_size else b""
+            return Extent(status.st_ino, start, start + len(data)), data
+
+        return self._with_entry(key, added)
+
+    def read_part(self, key: str, part: Extent) -> bytes | None:
+        """Of a pack, the bytes there, unchecked; None if it is another one by now."""
+
+        def there(descriptor: int, status: os.stat_result) -> bytes | None:
+            if status.st_ino != part.inode:
+                return None
+            return os.pread(descriptor, part.end - part.start, part.start)
+
+        return self._with_entry(key, there)
 
     def __contains__(self, key: str) -> bool:
         root = self._root
@@ -164,62 +151,138 @@ class DiskStore:
 
     def put(self, key: str, data: bytes | memoryview) -> bool:
         """Keep `data` (at most MAX_ENTRY bytes); False if that is not possible."""
-        root = self._root
-        if root is None or not self.is_writable or len(data) > MAX_ENTRY:
+        if len(data) > MAX_ENTRY:
             return False
         incoming = f"{_INCOMING}/{os.getpid()}-{next(self._names)}"
-        try:
-            inode = self._write(root.descriptor, incoming, key, data)
-        except OSError as error:
-            self._resume = time.monotonic() + _PAUSE_SECONDS
-            self._warn(error)
-            for name in (incoming, incoming + _SUM):
-                with contextlib.suppress(OSError):  # the warning has told of it
-                    os.unlink(name, dir_fd=root.descriptor)
+        size = HEADER_BYTES + len(data)
+
+        def write(root: int) -> int:
+            inode = self._write(root, incoming, data)
+            os.rename(incoming, _path(key), src_dir_fd=root, dst_dir_fd=root)
+            return inode
+
+        inode = self._change(key, size, write, incoming)
+        if inode is None:
             return False
-        self._account(root.descriptor, key, len(data), inode)
+        with self._lock:
+            self._verified[key] = (inode, size)
         return True
+
+    def append(self, key: str, data: bytes) -> Extent | None:
+        """Add records to a pack: where they are; None if that is not possible."""
+
+        def write(root: int) -> Extent:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            descriptor = os.open(_path(key), flags, 0o600, dir_fd=root)
+            try:
+                _write_all(descriptor, data)
+                end = os.lseek(descriptor, 0, os.SEEK_CUR)
+                return Extent(os.fstat(descriptor).st_ino, end - len(data), end)
+            finally:
+                os.close(descriptor)
+
+        return self._change(key, len(data), write, _path(key))
+
+    def drop(self, key: str) -> None:
+        """Remove an entry, if it is there: it is damaged, or not wanted any more."""
+        try:
+            if self._root is not None:
+                self._drop(self._root.descriptor, _path(key))
+        except OSError as error:
+            self._warn(error)
 
     def drop_layer(self, layer: str) -> int:
         """Remove what is kept of the layer with the identity `layer`, and tell how many bytes it took. OSError."""
         root = self._root
         if root is None:
             return 0
-        mark = _layer_mark(layer)
         freed = 0
         for number in range(SHARDS):
             shard = os.open(_shard_name(number), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root.descriptor)
             try:
-                used, _ = _survey(shard)
-                for _, size, name in used:
-                    if name[_KEY_CHARACTERS:] == mark:
+                for _, size, name in _survey(shard):
+                    if is_of_layer(name, layer):
                         self._drop(shard, name)
                         freed += size
             finally:
                 os.close(shard)
         return freed
 
-    def _write(self, root: int, incoming: str, key: str, data: bytes | memoryview) -> int:
+    def _with_entry(self, key: str, use: Callable[[int, os.stat_result], T | None]) -> T | None:
+        """What `use` makes of the open entry; None if there is none, or it is damaged, which ends it."""
+        root = self._root
+        if root is None:
+            return None
+        try:
+            descriptor = os.open(_path(key), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=root.descriptor)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._warn(error)
+            return None
+        try:
+            status = os.fstat(descriptor)
+            found = use(descriptor, status)
+            self._note_use(descriptor, status)
+        except DamagedError:
+            self.drop(key)
+        except OSError as error:
+            self._warn(error)
+        else:
+            return found
+        finally:
+            os.close(descriptor)
+        return None
+
+    def _is_verified(self, key: str, status: os.stat_result) -> bool:
+        with self._lock:
+            return self._verified.get(key) == (status.st_ino, status.st_size)
+
+    def _sound_content(self, key: str, descriptor: int, status: os.stat_result) -> bytes:
+        """DamagedError."""
+        if not stat_bits.S_ISREG(status.st_mode) or not HEADER_BYTES <= status.st_size <= HEADER_BYTES + MAX_ENTRY:
+            raise DamagedError
+        content = os.pread(descriptor, status.st_size - HEADER_BYTES, HEADER_BYTES)
+        check(os.pread(descriptor, HEADER_BYTES, 0), content)
+        with self._lock:
+            self._verified[key] = (status.st_ino, status.st_size)
+        return content
+
+    def _note_use(self, descriptor: int, status: os.stat_result) -> None:
+        if abs(time.time() - status.st_mtime) > _USE_SECONDS:
+            try:
+                os.utime(descriptor)
+            except OSError as error:
+                self._warn(error)
+
+    def _change(self, key: str, size: int, write: Callable[[int], T], written: str) -> T | None:
+        """What `write` returns; None if it failed, after which the path `written` is gone."""
+        root = self._root
+        if root is None or not self.is_writable:
+            return None
+        try:
+            result = write(root.descriptor)
+        except OSError as error:
+            self._resume = time.monotonic() + _PAUSE_SECONDS
+            self._warn(error)
+            with contextlib.suppress(OSError):  # the warning has told of it
+                os.unlink(written, dir_fd=root.descriptor)
+            return None
+        self._account(root.descriptor, key, size)
+        return result
+
+    def _write(self, root: int, incoming: str, data: bytes | memoryview) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(incoming, flags, 0o600, dir_fd=root)
         try:
-            left = memoryview(data)
-            while left:
-                left = left[os.write(descriptor, left) :]
-            inode = os.fstat(descriptor).st_ino
+            _write_all(descriptor, header(b"", data), data)
+            return os.fstat(descriptor).st_ino
         finally:
             os.close(descriptor)
-        os.symlink(_digest(data), incoming + _SUM, dir_fd=root)
-        path = _path(key)
-        # The digest first: content without one would be dropped by whoever finds it.
-        os.rename(incoming + _SUM, path + _SUM, src_dir_fd=root, dst_dir_fd=root)
-        os.rename(incoming, path, src_dir_fd=root, dst_dir_fd=root)
-        return inode
 
-    def _account(self, root: int, key: str, size: int, inode: int) -> None:
+    def _account(self, root: int, key: str, size: int) -> None:
         shard = _shard(key)
         with self._lock:
-            self._verified[key] = (inode, size)
             is_first = shard not in self._written
             self._written[shard] += size
             is_due = is_first or self._written[shard] > self._shard_limit // 8
@@ -231,35 +294,11 @@ class DiskStore:
             except OSError as error:
                 self._warn(error)
 
-    def _is_sound(self, root: int, key: str, descriptor: int) -> bool:
-        """Whether the entry is what was written, checked once by each process; and note that it was used."""
-        status = os.fstat(descriptor)
-        if not stat_bits.S_ISREG(status.st_mode) or status.st_size > MAX_ENTRY:
-            return False
-        found = (status.st_ino, status.st_size)
-        with self._lock:
-            known = self._verified.get(key)
-        if known != found:
-            try:
-                digest = os.readlink(_path(key) + _SUM, dir_fd=root)
-            except FileNotFoundError:
-                return False
-            if digest != _digest(os.pread(descriptor, MAX_ENTRY, 0)):
-                return False
-            with self._lock:
-                self._verified[key] = found
-        if abs(time.time() - status.st_mtime) > _USE_SECONDS:
-            try:
-                os.utime(descriptor)
-            except OSError as error:
-                self._warn(error)
-        return True
-
     def _evict(self, root: int, shard: str) -> None:
-        """Hold a shard to its limit, and remove digests whose content is gone."""
+        """Hold a shard to its limit."""
         directory = os.open(shard, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)
         try:
-            used, digests = _survey(directory)
+            used = _survey(directory)
             total = sum(size for _, size, _ in used)
             if total > self._shard_limit:
                 for _, size, name in sorted(used):
@@ -267,17 +306,12 @@ class DiskStore:
                     total -= size
                     if total <= self._shard_limit * 7 // 8:
                         break
-            contents = {name for _, _, name in used}
-            for name in digests:
-                if name.removesuffix(_SUM) not in contents:
-                    self._drop_abandoned(directory, name)
         finally:
             os.close(directory)
 
     def _drop(self, directory: int, path: str) -> None:
-        for name in (path, path + _SUM):
-            with contextlib.suppress(FileNotFoundError):  # another process was faster
-                os.unlink(name, dir_fd=directory)
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            os.unlink(path, dir_fd=directory)
 
     def _drop_abandoned(self, directory: int, name: str) -> None:
         """Remove what another process may be about to complete, unless it is too old for that."""
@@ -332,15 +366,18 @@ def _path(key: str) -> str:
     return f"{_shard(key)}/{key}"
 
 
-def _survey(directory: int) -> tuple[list[tuple[float, int, str]], list[str]]:
-    """Of a shard: time of last use, bytes on disk and name of each content; and the names of the digests."""
-    used, digests = [], []
+def _write_all(descriptor: int, *parts: bytes | memoryview) -> None:
+    """In one write(2)."""
+    if os.writev(descriptor, parts) < sum(map(len, parts)):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _survey(directory: int) -> list[tuple[float, int, str]]:
+    """Of a shard: time of last use, bytes on disk and name of each entry."""
+    used = []
     with os.scandir(directory) as entries:
         for entry in entries:
-            if entry.name.endswith(_SUM):
-                digests.append(entry.name)
-                continue
             with contextlib.suppress(FileNotFoundError):  # another process was faster
                 status = entry.stat(follow_symlinks=False)
                 used.append((status.st_mtime, status.st_blocks * 512, entry.name))
-    return used, digests
+    return used

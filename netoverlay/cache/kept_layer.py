@@ -21,8 +21,9 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from netoverlay.backend_api.types import Capabilities, DirEntry, FileStat, LayerPath, split_path
-from netoverlay.cache.disk_store import MAX_ENTRY, DiskStore, layer_key, part_key
+from netoverlay.cache.disk_store import MAX_ENTRY, DiskStore
 from netoverlay.cache.kept_listing import FORMAT, Extras, decode_extras, decode_listing, encode_extras, encode_listing
+from netoverlay.cache.keys import layer_key, part_key
 
 T = TypeVar("T")
 

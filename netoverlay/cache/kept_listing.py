@@ -1,4 +1,4 @@
-"""A directory listing as bytes, to be kept on disk: made to be read fast, for a walk waits for it."""
+"""A directory listing as bytes, to be kept on disk, or small in memory: made to be read fast, for a walk waits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 from netoverlay.backend_api.types import NAME_ENCODING, NAME_ERRORS, DirEntry, FileStat
 
-FORMAT = 1
+FORMAT = 2
 """Changes when these bytes, or the fields of FileStat, mean something else; part of what they are kept under."""
 
 
@@ -17,6 +17,11 @@ class _Encoded(NamedTuple):
     names: bytes
     """Joined by NUL, which no name holds; in bytes because MessagePack has no surrogates."""
     stats: list[FileStat]
+
+
+class _EncodedInMemory(NamedTuple):
+    names: bytes
+    stats: list[FileStat | None]
 
 
 class Extras(NamedTuple):
@@ -44,6 +49,7 @@ class _EncodedExtras(NamedTuple):
 
 
 _decoder = msgspec.msgpack.Decoder(_Encoded)
+_memory_decoder = msgspec.msgpack.Decoder(_EncodedInMemory)
 _extras_decoder = msgspec.msgpack.Decoder(_EncodedExtras)
 
 
@@ -57,6 +63,17 @@ def decode_listing(data: bytes) -> list[DirEntry]:
     """What encode_listing() was given. ValueError or MsgspecError if it is none of its work."""
     names, stats = _decoder.decode(data)
     return [DirEntry(name, stat) for name, stat in zip(_split(names), stats, strict=True)]
+
+
+def encode_entries(entries: dict[str, FileStat | None]) -> bytes:
+    """The bytes of a listing; None for attributes that must be asked for. OverflowError if a number is too large."""
+    return msgspec.msgpack.encode(_EncodedInMemory(_join(entries), list(entries.values())))
+
+
+def decode_entries(data: bytes) -> dict[str, FileStat | None]:
+    """What encode_entries() was given."""
+    names, stats = _memory_decoder.decode(data)
+    return dict(zip(_split(names), stats, strict=True))
 
 
 def encode_extras(extras: Extras) -> bytes:

@@ -19,6 +19,7 @@ from cachetools import LRUCache
 
 from netoverlay.backend_api.types import DirEntry, FileStat, FileType, LayerPath, join_path, split_path
 from netoverlay.cache.kept_listing import Extras
+from netoverlay.cache.listing import Listing, Unpacked
 from netoverlay.cache.open_files import OpenFiles
 
 HUGE_DIRECTORY = 8192
@@ -36,24 +37,6 @@ class Answer(enum.Enum):
     """Its directory is listed, but this name must be asked for."""
     UNLISTED = "unlisted"
     """Its directory is not listed."""
-
-
-class Listing:
-    """The entries of one directory; None instead of attributes that must be asked for."""
-
-    __slots__ = ("ahead", "born", "entries", "expires", "extras", "version")
-
-    def __init__(self, entries: dict[str, FileStat | None], expires: float, born: int) -> None:
-        self.entries = entries
-        self.extras = Extras.none()
-        self.expires = expires
-        """On the monotonic clock."""
-        self.born = born
-        """The count of changes when the fetch began."""
-        self.version = 0
-        """The count of names forgotten here."""
-        self.ahead = False
-        """Fetched before anybody asked, and not used yet."""
 
 
 class Fetch:
@@ -82,7 +65,7 @@ class Mark:
 
 
 def _size(listing: Listing) -> int:
-    return len(listing.entries) + 1
+    return listing.size + 1
 
 
 def _is_shared(stat: FileStat) -> bool:
@@ -101,6 +84,7 @@ class Listings:
         self._on_first_use = on_first_use
         self._lock = threading.Lock()
         self._listings: LRUCache[LayerPath, Listing] = LRUCache(max_entries, getsizeof=_size)
+        self._unpacked = Unpacked()
         self._root = Listing({"": None}, -math.inf, 0)
         """Holds the attributes of the root itself, which no listing does."""
         self._fetches: dict[LayerPath, Fetch] = {}
@@ -154,7 +138,8 @@ class Listings:
             listing = self._fresh(path)
             if listing is None:
                 return []
-            names = [name for name, stat in listing.entries.items() if stat and stat.type is FileType.DIRECTORY]
+            entries = self._opened(listing)
+            names = [name for name, stat in entries.items() if stat and stat.type is FileType.DIRECTORY]
             return [child for name in names if not self._is_listed(child := join_path(path, name))]
 
     def begin(self, path: LayerPath, *, whole: bool = False, ahead: bool = False) -> tuple[Fetch, bool]:
@@ -198,16 +183,17 @@ class Listings:
 
         `extras`: what was brought beside it.
         """
-        listing = Listing(dict(entries), fetch.began + self._ttl, fetch.born)
+        found: dict[str, FileStat | None] = dict(entries)
+        listing = Listing(found, fetch.began + self._ttl, fetch.born)
         if extras is not None:
             listing.extras = extras
         with self._lock:
             for name in (*fetch.forgotten, *unsettled):
-                listing.entries[name] = None
+                found[name] = None
                 listing.extras.forget(name)
             listing.ahead = fetch.ahead
             self._end(fetch)
-            if len(listing.entries) >= HUGE_DIRECTORY:
+            if listing.size >= HUGE_DIRECTORY:
                 self._huge[fetch.path] = None
             if not fetch.stale:
                 self._keep(fetch.path, listing)
@@ -233,9 +219,9 @@ class Listings:
                 return
             name = split_path(path)[1]
             if stat is None:
-                mark.listing.entries.pop(name, None)
+                self._opened(mark.listing).pop(name, None)
             elif not _is_shared(stat) and path not in self._linked:
-                mark.listing.entries[name] = stat
+                self._opened(mark.listing)[name] = stat
                 if not path:
                     mark.listing.expires = time.monotonic() + self._ttl
 
@@ -279,8 +265,9 @@ class Listings:
             if listing is not None:
                 listing.version += 1
                 listing.extras.forget(name)
-                grows = name not in listing.entries
-                listing.entries[name] = None
+                entries = self._opened(listing)
+                grows = name not in entries
+                entries[name] = None
                 if grows:
                     self._keep(directory, listing)
             fetch = self._fetches.get(directory)
@@ -339,14 +326,14 @@ class Listings:
 
     def _whole(self, listing: Listing, path: LayerPath) -> list[DirEntry] | None:
         found = []
-        for name, stat in listing.entries.items():
+        for name, stat in self._opened(listing).items():
             if stat is None or self._is_doubtful(listing, path, name, stat):
                 return None
             found.append(DirEntry(name, stat))
         return found
 
     def _entry(self, listing: Listing, directory: LayerPath, name: str) -> FileStat | Answer:
-        stat = listing.entries.get(name, Answer.ABSENT)
+        stat = self._opened(listing).get(name, Answer.ABSENT)
         if isinstance(stat, FileStat):
             if self._is_doubtful(listing, directory, name, stat):
                 return Answer.ASK
@@ -361,6 +348,13 @@ class Listings:
         if not _is_shared(stat) and (not self._linked or join_path(directory, name) not in self._linked):
             return False
         return self._files.shared_files_change or listing.born != self._changes
+
+    def _opened(self, listing: Listing) -> dict[str, FileStat | None]:
+        """The entries of a listing, which is used now."""
+        listing.used = True
+        if listing.is_packed:
+            self._unpacked.add(listing)
+        return listing.entries()
 
     def _fresh(self, path: LayerPath) -> Listing | None:
         listing: Listing | None = self._listings.get(path)
@@ -381,6 +375,7 @@ class Listings:
         self._drop(path)
         if _size(listing) <= self._listings.maxsize:
             self._listings[path] = listing
+            self._unpacked.add(listing)
         else:
             listing.version += 1
 
@@ -394,7 +389,7 @@ class Listings:
     def _forget_all(self) -> None:
         self._listings.clear()
         self._root.version += 1
-        self._root.entries[""] = None
+        self._root.entries()[""] = None
         for fetch in self._fetches.values():
             fetch.stale = True
         self._fetches.clear()

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from netoverlay.backend_api.backend import Backend, BackendFile
@@ -36,10 +36,12 @@ from netoverlay.backend_api.types import (
     XattrMode,
     split_path,
 )
+from netoverlay.backend_api.whole_files import FileContent, WantedFile
 from netoverlay.cache.ahead import Ahead
 from netoverlay.cache.kept_layer import KeptLayer
 from netoverlay.cache.kept_xattrs import KeptXattrs
-from netoverlay.cache.listings import Answer, Fetch, Listing, Listings
+from netoverlay.cache.listing import Listing
+from netoverlay.cache.listings import Answer, Fetch, Listings
 from netoverlay.cache.open_files import OpenFiles, Place, TrackedFile
 from netoverlay.cache.single_flight import outcome
 
@@ -157,6 +159,9 @@ class MetadataCache(DelegatingBackend):
             raise
         return TrackedFile(inner, self, place)
 
+    def read_files(self, wanted: Sequence[WantedFile], *, unchanging: bool) -> list[FileContent | OSError]:
+        return self.inner.read_files(wanted, unchanging=unchanging)
+
     def mkdir(self, path: LayerPath, mode: int) -> None:
         with self._changing(path, split_path(path)[0]):
             self.inner.mkdir(path, mode)
@@ -204,11 +209,15 @@ class MetadataCache(DelegatingBackend):
         self._need_xattrs("get_xattr")
         if not self._capabilities.privileged_xattrs and not name.startswith(_USER):
             raise os_error(errno.ENODATA, path)
+        if self._has_no_xattrs(path):
+            raise os_error(errno.ENODATA, path)
         kept = self._kept
         return (self.inner if kept is None else KeptXattrs(self.inner, self._listings, kept)).get_xattr(path, name)
 
     def list_xattrs(self, path: LayerPath) -> list[str]:
         self._need_xattrs("list_xattrs")
+        if self._has_no_xattrs(path):
+            return []
         kept = self._kept
         return (self.inner if kept is None else KeptXattrs(self.inner, self._listings, kept)).list_xattrs(path)
 
@@ -270,6 +279,11 @@ class MetadataCache(DelegatingBackend):
         name = split_path(path)[1]
         size = len(name.encode(NAME_ENCODING, NAME_ERRORS))
         return name not in ("", ".", "..") and "\0" not in name and size <= self._capabilities.max_name_bytes
+
+    def _has_no_xattrs(self, path: LayerPath) -> bool:
+        """Whether the listing of its directory has told so."""
+        answer = self._listings.lookup(path)
+        return isinstance(answer, FileStat) and answer.has_xattrs is False
 
     def _need_xattrs(self, operation: str) -> None:
         if not self._capabilities.xattrs:

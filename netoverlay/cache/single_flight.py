@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import Future, wait
 from typing import Generic, TypeVar
 
@@ -47,22 +47,35 @@ class SingleFlight(Generic[K, T]):
                 if future is None:
                     future = self._under_way[key] = Future()
             if is_ours:
-                return self._lead(key, future, call)
+                return self._lead(key, call)
             result = outcome(future)
             if result is not None:
                 return result
 
-    def _lead(self, key: K, future: Future[T], call: Callable[[], T]) -> T:
+    def claim(self, keys: Iterable[K]) -> list[K]:
+        """Those that nobody is at: the caller is from now on, and has to settle() or fail() each."""
+        with self._lock:
+            claimed = [key for key in keys if key not in self._under_way]
+            self._under_way.update((key, Future()) for key in claimed)
+        return claimed
+
+    def settle(self, key: K, result: T) -> None:
+        """It is done."""
+        self._end(key).set_result(result)
+
+    def fail(self, key: K, error: BaseException) -> None:
+        """It could not be done."""
+        self._end(key).set_exception(error)
+
+    def _lead(self, key: K, call: Callable[[], T]) -> T:
         try:
             result = call()
         except BaseException as error:
-            self._end(key)
-            future.set_exception(error)
+            self.fail(key, error)
             raise
-        self._end(key)
-        future.set_result(result)
+        self.settle(key, result)
         return result
 
-    def _end(self, key: K) -> None:
+    def _end(self, key: K) -> Future[T]:
         with self._lock:
-            del self._under_way[key]
+            return self._under_way.pop(key)

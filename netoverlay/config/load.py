@@ -74,7 +74,17 @@ def load_profile(name_or_path: str) -> Profile:
         locks=_plain_table(document.locks, LockSettings, found.path, "locks"),
     )
     refuse_overlaps(profile)
+    _refuse_undelivered_locks(profile)
     return profile
+
+
+def _refuse_undelivered_locks(profile: Profile) -> None:
+    if profile.mount.channel == "pyfuse3" and profile.locks.mode != "local":
+        problem = (
+            f'"{profile.locks.mode}" cannot be kept with mount.channel = "pyfuse3", which does not pass locks on; '
+            'write mode = "local" if it is enough that programs in this mount see each other\'s locks'
+        )
+        raise ConfigError(profile.file, "locks.mode", problem)
 
 
 def _read_document(file: Path) -> _Document:
@@ -84,7 +94,7 @@ def _read_document(file: Path) -> _Document:
         raise ConfigError(file, "", f"cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(file, "", f"byte {error.start} is not UTF-8; save the file as UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also what tomllib itself stumbles over, as a number without end
         raise ConfigError(file, "", f"not TOML: {error}") from None
     refuse_unknown(table, _Document.__struct_fields__, file, "")
     if not table.get("lower"):

@@ -106,6 +106,8 @@ class MountSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Set-id bits and file capabilities count. None: if root mounts, and they count in every layer. Only root may."""
     dev: bool | None = None
     """Device files are devices; otherwise as `suid`."""
+    channel: Literal["own", "pyfuse3"] = "own"
+    """What speaks to the kernel: fuse/, or libfuse by pyfuse3, which needs the locks to be the mount's alone."""
 
 
 class LockSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,6 +18,8 @@ MINOR: Final = 45
 """The newest minor version that is served."""
 OLDEST_MINOR: Final = 31
 """The oldest one: it has max_pages, copy_file_range, cached symlinks and directories."""
+PRUNE_MINOR: Final = 45
+"""From which on the kernel knows the notification PRUNE."""
 
 ROOT_NODEID: Final = 1
 MIN_READ_BUFFER: Final = 8192
@@ -331,5 +333,7 @@ NOTIFY_INVAL_INODE_OUT: Final = Struct("=Qqq")
 """ino (the nodeid), off, len. Since 12."""
 NOTIFY_INVAL_ENTRY_OUT: Final = Struct("=QII")
 """parent, namelen, flags (38); the name and a zero byte follow. Since 12."""
+NOTIFY_PRUNE_OUT: Final = Struct("=I12x")
+"""count; that many nodeids of 64 bits follow. Since 45."""
 NOTIFY_DELETE_OUT: Final = Struct("=QQIxxxx")
 """parent, child, namelen; the name and a zero byte follow. Since 18."""

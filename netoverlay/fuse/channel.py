@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import mmap
 import os
 from collections.abc import Sequence
 from typing import Final
@@ -49,11 +50,11 @@ class Channel:
             os.close(fd)
 
     @staticmethod
-    def buffer(max_write: int) -> bytearray:
-        """What receive() needs for requests of up to `max_write` bytes of data."""
-        return bytearray(max(max_write + _HEADER_ROOM, abi.MIN_READ_BUFFER))
+    def buffer(max_write: int) -> mmap.mmap:
+        """What receive() needs for requests of up to `max_write` bytes of data. Takes memory once such a one comes."""
+        return mmap.mmap(-1, max(max_write + _HEADER_ROOM, abi.MIN_READ_BUFFER))
 
-    def receive(self, buffers: Sequence[bytearray]) -> int:
+    def receive(self, buffers: Sequence[mmap.mmap]) -> int:
         """Wait for a request and read it; its length in bytes, 0 at the end of the connection."""
         while True:
             try:

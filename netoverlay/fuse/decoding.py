@@ -43,6 +43,8 @@ from netoverlay.fuse.requests import (
 )
 
 HEADER_SIZE = abi.IN_HEADER.size
+_NEVER_ENTRIES = frozenset((".", ".."))
+"""The kernel follows these by itself."""
 
 Decoder: TypeAlias = Callable[[memoryview], Any]
 _Body = TypeVar("_Body")
@@ -91,22 +93,38 @@ def _fixed(layout: struct.Struct, body: Callable[[tuple[Any, ...]], _Body]) -> C
 
 
 def _with_names(
-    layout: struct.Struct, count: int, body: Callable[[tuple[Any, ...]], _Body]
+    layout: struct.Struct, count: int, body: Callable[[tuple[Any, ...]], _Body], *, entries: int
 ) -> Callable[[memoryview], _Body]:
+    """`entries`: how many of the names, the first ones, are of entries of a directory."""
     unpack = layout.unpack_from
     start = HEADER_SIZE + layout.size
 
     def decode(message: memoryview) -> _Body:
         try:
-            return body((*unpack(message, HEADER_SIZE), *_names(message, start, count)))
+            fields, names = unpack(message, HEADER_SIZE), _names(message, start, count)
         except struct.error as error:
             raise MalformedRequestError(str(error)) from None
+        for each in names[:entries]:
+            _require_entry(each)
+        return body((*fields, *names))
 
     return decode
 
 
+def _require_entry(name: str) -> None:
+    if "/" in name or name in _NEVER_ENTRIES:
+        raise MalformedRequestError("expected the name of an entry of a directory")
+
+
 def name(message: memoryview) -> NameRequest:
-    """One name and nothing else; apart from _with_names because LOOKUP is the most frequent request of all."""
+    """One entry and nothing else; apart from _with_names because LOOKUP is the most frequent request of all."""
+    request = attribute_name(message)
+    _require_entry(request.name)
+    return request
+
+
+def attribute_name(message: memoryview) -> NameRequest:
+    """The name of an extended attribute and nothing else."""
     text = str(message[HEADER_SIZE:-1], "utf-8", "surrogateescape")
     if len(message) <= HEADER_SIZE or message[-1] or not text or "\0" in text:
         raise MalformedRequestError("expected one name, ended by a zero byte")
@@ -191,20 +209,22 @@ def _setxattr(message: memoryview, layout: struct.Struct) -> SetxattrRequest:
 interrupt = _fixed(abi.INTERRUPT_IN, InterruptRequest._make)
 getattr_ = _fixed(abi.GETATTR_IN, GetattrRequest._make)
 setattr_ = _fixed(abi.SETATTR_IN, SetattrRequest._make)
-symlink = _with_names(struct.Struct(""), 2, SymlinkRequest._make)
-mknod = _with_names(abi.MKNOD_IN, 1, MknodRequest._make)
-mkdir = _with_names(abi.MKDIR_IN, 1, MkdirRequest._make)
-_rename = _with_names(abi.RENAME_IN, 2, tuple[Any, ...])
-rename2 = _with_names(abi.RENAME2_IN, 2, RenameRequest._make)
-link = _with_names(abi.LINK_IN, 1, LinkRequest._make)
+symlink = _with_names(struct.Struct(""), 2, SymlinkRequest._make, entries=1)
+mknod = _with_names(abi.MKNOD_IN, 1, MknodRequest._make, entries=1)
+mkdir = _with_names(abi.MKDIR_IN, 1, MkdirRequest._make, entries=1)
+_rename = _with_names(abi.RENAME_IN, 2, tuple[Any, ...], entries=2)
+rename2 = _with_names(abi.RENAME2_IN, 2, RenameRequest._make, entries=2)
+link = _with_names(abi.LINK_IN, 1, LinkRequest._make, entries=1)
 open_ = _fixed(abi.OPEN_IN, OpenRequest._make)
-create = _with_names(abi.CREATE_IN, 1, CreateRequest._make)
+create = _with_names(abi.CREATE_IN, 1, CreateRequest._make, entries=1)
+# What has no name comes with "/" for one.
+tmpfile = _with_names(abi.CREATE_IN, 1, CreateRequest._make, entries=0)
 read = _fixed(abi.READ_IN, ReadRequest._make)
 release = _fixed(abi.RELEASE_IN, ReleaseRequest._make)
 flush = _fixed(abi.FLUSH_IN, FlushRequest._make)
 lock = _fixed(abi.LK_IN, LockRequest._make)
 fsync = _fixed(abi.FSYNC_IN, FsyncRequest._make)
-getxattr = _with_names(abi.GETXATTR_IN, 1, GetxattrRequest._make)
+getxattr = _with_names(abi.GETXATTR_IN, 1, GetxattrRequest._make, entries=0)
 listxattr = _fixed(abi.GETXATTR_IN, ListxattrRequest._make)
 fallocate = _fixed(abi.FALLOCATE_IN, FallocateRequest._make)
 lseek = _fixed(abi.LSEEK_IN, LseekRequest._make)

@@ -25,6 +25,8 @@ class Served:
     """What must be agreed on for `decode` to be the right one."""
     decode_without: Decoder | None = None
     """The right one where `needs` is not agreed on."""
+    spared_by: InitFlag = _NOTHING
+    """Where this is agreed on, it is answered with ENOSYS, after which the kernel does it by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ MESSAGES: Final[Mapping[Opcode, Row]] = MappingProxyType(
         Opcode.RMDIR: Served(decoding.name, "rmdir"),
         Opcode.RENAME: Served(decoding.rename, "rename"),
         Opcode.LINK: Served(decoding.link, "link"),
-        Opcode.OPEN: Served(decoding.open_, "open"),
+        Opcode.OPEN: Served(decoding.open_, "open", spared_by=InitFlag.NO_OPEN_SUPPORT),
         Opcode.READ: Served(decoding.read, "read"),
         Opcode.WRITE: Served(decoding.write, "write"),
         Opcode.STATFS: Served(decoding.nothing, "statfs"),
@@ -71,10 +73,10 @@ MESSAGES: Final[Mapping[Opcode, Row]] = MappingProxyType(
         Opcode.SETXATTR: Served(decoding.setxattr, "setxattr", InitFlag.SETXATTR_EXT, decoding.setxattr_short),
         Opcode.GETXATTR: Served(decoding.getxattr, "getxattr"),
         Opcode.LISTXATTR: Served(decoding.listxattr, "listxattr"),
-        Opcode.REMOVEXATTR: Served(decoding.name, "removexattr"),
-        Opcode.FLUSH: Served(decoding.flush, "flush"),
+        Opcode.REMOVEXATTR: Served(decoding.attribute_name, "removexattr"),
+        Opcode.FLUSH: Served(decoding.flush, "flush", spared_by=InitFlag.NO_OPEN_SUPPORT),
         Opcode.INIT: Answered(errno.EPROTO, "the handshake is over"),
-        Opcode.OPENDIR: Served(decoding.open_, "opendir"),
+        Opcode.OPENDIR: Served(decoding.open_, "opendir", spared_by=InitFlag.NO_OPENDIR_SUPPORT),
         Opcode.READDIR: Served(decoding.read, "readdir"),
         Opcode.RELEASEDIR: Served(decoding.release, "releasedir"),
         Opcode.FSYNCDIR: Served(decoding.fsync, "fsyncdir"),
@@ -100,7 +102,7 @@ MESSAGES: Final[Mapping[Opcode, Row]] = MappingProxyType(
         Opcode.SETUPMAPPING: Answered(errno.ENOSYS, _NO_DAX),
         Opcode.REMOVEMAPPING: Answered(errno.ENOSYS, _NO_DAX),
         Opcode.SYNCFS: Served(decoding.nothing, "syncfs"),
-        Opcode.TMPFILE: Served(decoding.create, "tmpfile"),
+        Opcode.TMPFILE: Served(decoding.tmpfile, "tmpfile"),
         Opcode.STATX: Answered(errno.ENOSYS, "layers tell no birth time; ENOSYS makes the kernel use GETATTR"),
         Opcode.COPY_FILE_RANGE_64: Served(decoding.copy_file_range, "copy_file_range"),
         Opcode.CUSE_INIT: Answered(errno.EPROTO, "for character devices, on a device file of their own"),

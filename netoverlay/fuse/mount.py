@@ -14,6 +14,7 @@ import socket
 import stat
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from netoverlay.mount_table import mounted_device
@@ -28,6 +29,14 @@ _MS_NODEV: Final = 4
 _MNT_DETACH: Final = 2
 _UMOUNT_NOFOLLOW: Final = 8
 _CAP_SYS_ADMIN: Final = 21
+
+_SYS_FSCONFIG: Final = 431
+_SYS_FSPICK: Final = 433
+"""The same on all machines; the C library may have no functions for them."""
+_AT_FDCWD: Final = -100
+_FSPICK_CLOEXEC: Final = 1
+_FSPICK_NOFOLLOW: Final = 2
+_FSCONFIG_RECONFIGURE: Final = 7
 
 _REMEDIES: Final = (
     (
@@ -72,6 +81,34 @@ class Mount:
     """With all symbolic links resolved, as the mount table has it."""
     device_number: int
     """Its st_dev."""
+
+    @property
+    def can_shrink(self) -> bool:
+        """Whether shrink() is permitted."""
+        return _may_mount()
+
+    def shrink(self) -> None:
+        """Have the kernel forget all files that nobody has open, works in, watches or has mounted something on.
+
+        EPERM without CAP_SYS_ADMIN. Not on a thread that serves it.
+        """
+        libc = _libc()
+        picked = libc.syscall(_SYS_FSPICK, _AT_FDCWD, os.fsencode(self.mountpoint), _FSPICK_CLOEXEC | _FSPICK_NOFOLLOW)
+        _check(picked < 0, "cannot pick the file system", self.mountpoint)
+        try:
+            # With nothing to change; on its way the kernel shrinks the cache of names (reconfigure_super, fs/super.c).
+            result = libc.syscall(_SYS_FSCONFIG, picked, _FSCONFIG_RECONFIGURE, None, None, 0)
+            _check(result, "cannot reconfigure", self.mountpoint)
+        finally:
+            os.close(picked)
+
+    def raise_read_ahead(self, size: int) -> None:
+        """Let the kernel read up to `size` bytes ahead of a sequential reader; more than INIT can have it do.
+
+        PermissionError, FileNotFoundError or EROFS where /sys is not to be written to.
+        """
+        major, minor = os.major(self.device_number), os.minor(self.device_number)
+        Path(f"/sys/class/bdi/{major}:{minor}/read_ahead_kb").write_text(str(size >> 10), encoding="ascii")
 
     def detach(self) -> None:
         """Unmount it, or if it is in use take it out of the tree and let its users finish. Errors as unmount().

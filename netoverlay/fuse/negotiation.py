@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
-from netoverlay.fuse import abi
+from netoverlay.fuse import abi, backing
 from netoverlay.fuse.abi import InitFlag
 from netoverlay.fuse.requests import InitRequest
 
@@ -29,14 +29,22 @@ class SessionSettings:
     """Requests that nobody waits for (read-ahead, asynchronous direct I/O) in flight at once."""
     congestion_threshold: int = 48
     """From how many of those on the kernel holds read-ahead back."""
-    max_threads: int = 32
-    """Requests that are served, and can wait, at once."""
+    max_threads: int = 256
+    """Requests that are served, and can wait, at once: more than wait for servers that are away, so that files that are
+    elsewhere are served meanwhile."""
     idle_threads: int = 8
     """Threads that are kept although there is nothing to do."""
     auto_inval_data: bool = False
     """Some lower may change: a new mtime makes the kernel drop the file's pages."""
     cache_symlinks: bool = False
     """Every lower is immutable: the kernel may keep the targets of symbolic links."""
+    kernel_locks: bool = False
+    """Nobody outside the mount can lock its files: the kernel keeps the locks, and does not ask."""
+    passthrough: bool = False
+    """The kernel may be given backing files: only by root."""
+    handleless: bool = False
+    """The kernel opens and closes files and directories by itself. Only where nobody else changes them, it keeps the
+    locks, and closing tells nothing; requests on a file it has opened so hold 0 for the handle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,41 +63,49 @@ class AskIf:
 
 
 @dataclass(frozen=True, slots=True)
+class AskUnless:
+    """Asked for if the field `setting` of SessionSettings is false."""
+
+    setting: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Refuse:
     """Never asked for."""
 
     reason: str
 
 
-Decision: TypeAlias = Ask | AskIf | Refuse
+Decision: TypeAlias = Ask | AskIf | AskUnless | Refuse
 
 DECISIONS: Final[Mapping[InitFlag, Decision]] = MappingProxyType(
     {
         InitFlag.ASYNC_READ: Ask("reads of one file are served in parallel; order does not matter to us"),
-        InitFlag.POSIX_LOCKS: Ask("fcntl(2) locks reach the layer that has the file; the kernel's would not"),
+        InitFlag.POSIX_LOCKS: AskUnless("kernel_locks", "fcntl(2) locks reach the layer that has the file"),
         InitFlag.FILE_OPS: Refuse("no kernel ever gave it a meaning"),
-        InitFlag.ATOMIC_O_TRUNC: Ask("open with O_TRUNC is one request, and copy-up need not copy what it discards"),
+        InitFlag.ATOMIC_O_TRUNC: AskUnless("handleless", "open with O_TRUNC is one request"),
         InitFlag.EXPORT_SUPPORT: Refuse('inodes that the kernel forgot cannot be found by "." and ".."'),
         InitFlag.BIG_WRITES: Ask("writes larger than a page"),
         InitFlag.DONT_MASK: Ask("in a directory with a default ACL the umask must not count: only we know which"),
         InitFlag.SPLICE_WRITE: Refuse("plain Python has no vmsplice to feed the pipe without a copy"),
         InitFlag.SPLICE_MOVE: Refuse("as SPLICE_WRITE"),
         InitFlag.SPLICE_READ: Refuse("as SPLICE_WRITE"),
-        InitFlag.FLOCK_LOCKS: Ask("as POSIX_LOCKS, for flock(2)"),
+        InitFlag.FLOCK_LOCKS: AskUnless("kernel_locks", "as POSIX_LOCKS, for flock(2)"),
         InitFlag.HAS_IOCTL_DIR: Refuse("no ioctl is served"),
         InitFlag.AUTO_INVAL_DATA: AskIf("auto_inval_data", "what others change on a lower must not stay cached"),
         InitFlag.DO_READDIRPLUS: Ask("a listing brings the attributes, as the layers' listings do"),
         InitFlag.READDIRPLUS_AUTO: Ask("only while the caller also looks at the entries"),
         InitFlag.ASYNC_DIO: Refuse("the kernel interrupts no request of it, so a killed reader stays until the answer"),
         InitFlag.WRITEBACK_CACHE: Refuse("sizes and times would be the kernel's, which lowers that change contradict"),
-        InitFlag.NO_OPEN_SUPPORT: Refuse("open files have handles"),
+        InitFlag.NO_OPEN_SUPPORT: AskIf("handleless", "an open, and what is cached, then costs no request"),
         InitFlag.PARALLEL_DIROPS: Ask("lookups in one directory do not wait for each other's network"),
         InitFlag.HANDLE_KILLPRIV: Refuse("HANDLE_KILLPRIV_V2 is the exact one"),
         InitFlag.POSIX_ACL: Ask("the kernel checks the ACLs that layers hold, as it does on a local file system"),
         InitFlag.ABORT_ERROR: Ask("tells an aborted connection (ECONNABORTED) from an unmounted one"),
         InitFlag.MAX_PAGES: Ask("requests of max_write bytes instead of 128 KiB"),
         InitFlag.CACHE_SYMLINKS: AskIf("cache_symlinks", "the cache has no time limit, so targets must never change"),
-        InitFlag.NO_OPENDIR_SUPPORT: Refuse("open directories have handles: a listing is one state of the directory"),
+        InitFlag.NO_OPENDIR_SUPPORT: AskIf("handleless", "as NO_OPEN_SUPPORT, for directories"),
         InitFlag.EXPLICIT_INVAL_DATA: Refuse("pages of a file whose size changed on its layer must go"),
         InitFlag.MAP_ALIGNMENT: Refuse("no DAX window here: that is for virtiofs"),
         InitFlag.SUBMOUNTS: Refuse("the overlay is one file system with one device number"),
@@ -102,7 +118,7 @@ DECISIONS: Final[Mapping[InitFlag, Decision]] = MappingProxyType(
         InitFlag.CREATE_SUPP_GROUP: Refuse("only the kernel decides by group, and drops set-group-ID before it asks"),
         InitFlag.HAS_EXPIRE_ONLY: Ask("entries can be made to be looked up again without being dropped"),
         InitFlag.DIRECT_IO_ALLOW_MMAP: Ask("a file opened past the page cache can still be mapped"),
-        InitFlag.PASSTHROUGH: Refuse("no backing files are registered"),
+        InitFlag.PASSTHROUGH: AskIf("passthrough", "files of a local upper at the speed of its file system"),
         InitFlag.NO_EXPORT_SUPPORT: Refuse("handles of inodes still cached let fanotify watch; a lost one is ESTALE"),
         InitFlag.HAS_RESEND: Refuse("a session never takes over another's requests"),
         InitFlag.ALLOW_IDMAP: Refuse("owners are those that the layers tell"),
@@ -123,6 +139,11 @@ class Negotiated:
     kernel_minor: int
     offered: InitFlag
 
+    @property
+    def can_prune(self) -> bool:
+        """The kernel knows the notification PRUNE, for which there is no flag."""
+        return self.kernel_minor >= abi.PRUNE_MINOR
+
 
 def wanted(settings: SessionSettings) -> InitFlag:
     """The flags that are asked for."""
@@ -132,6 +153,8 @@ def wanted(settings: SessionSettings) -> InitFlag:
             case Ask():
                 flags |= flag
             case AskIf(setting=setting) if getattr(settings, setting):
+                flags |= flag
+            case AskUnless(setting=setting) if not getattr(settings, setting):
                 flags |= flag
             case _:
                 pass
@@ -170,7 +193,7 @@ def init_reply(agreed: Negotiated, settings: SessionSettings) -> bytes:
         max(1, agreed.max_write // os.sysconf("SC_PAGE_SIZE")),
         0,  # map_alignment
         agreed.flags >> 32,
-        0,  # max_stack_depth
+        backing.STACK_DEPTH if InitFlag.PASSTHROUGH in agreed.flags else 0,  # max_stack_depth
         0,  # request_timeout
     )
 

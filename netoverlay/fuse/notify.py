@@ -10,10 +10,16 @@ from __future__ import annotations
 
 import errno
 import os
+from array import array
+from collections.abc import Sequence
+from typing import Final
 
 from netoverlay.fuse import abi
 from netoverlay.fuse.channel import Channel
 from netoverlay.fuse.replies import Payload
+
+_PRUNED_AT_ONCE: Final = 512
+"""As many as the kernel considers before it lets an unmount come between."""
 
 
 class Notifier:
@@ -44,6 +50,12 @@ class Notifier:
         """
         raw = os.fsencode(name)
         return self._send(abi.NotifyCode.DELETE, abi.NOTIFY_DELETE_OUT.pack(parent, child, len(raw)), raw, b"\0")
+
+    def prune(self, nodeids: Sequence[int]) -> None:
+        """Have the kernel forget inodes that nobody uses; those that are in use stay as they are. Linux 6.18."""
+        for start in range(0, len(nodeids), _PRUNED_AT_ONCE):
+            part = nodeids[start : start + _PRUNED_AT_ONCE]
+            self._send(abi.NotifyCode.PRUNE, abi.NOTIFY_PRUNE_OUT.pack(len(part)), array("Q", part).tobytes())
 
     def _send_entry(self, parent: int, name: str, flags: int) -> bool:
         raw = os.fsencode(name)

@@ -110,14 +110,14 @@ def attributes(found: FuseAttributes, attr_valid_ns: int) -> bytes:
     return abi.ATTR_OUT.pack(*divmod(attr_valid_ns, _SECOND), *found)
 
 
-def opened(handle: int, flags: int = 0) -> bytes:
-    """OPEN, OPENDIR. `handle`: any 64 bits; `flags`: abi.Fopen."""
-    return abi.OPEN_OUT.pack(handle, flags, 0)
+def opened(handle: int, flags: int = 0, backing: int = 0) -> bytes:
+    """OPEN, OPENDIR. `handle`: any 64 bits; `flags`: abi.Fopen; `backing`: with PASSTHROUGH, as backing.py has it."""
+    return abi.OPEN_OUT.pack(handle, flags, backing)
 
 
-def created(found: Entry, handle: int, flags: int = 0) -> bytes:
+def created(found: Entry, handle: int, flags: int = 0, backing: int = 0) -> bytes:
     """CREATE, TMPFILE."""
-    return entry(found) + opened(handle, flags)
+    return entry(found) + opened(handle, flags, backing)
 
 
 def target(path: str) -> bytes:

@@ -11,6 +11,7 @@ import enum
 import errno
 import logging
 import math
+import mmap
 import queue
 import time
 from collections.abc import Callable
@@ -53,7 +54,7 @@ class _Event(enum.Enum):
 class _Worker:
     """What a thread knows of the request that it serves."""
 
-    def __init__(self, session: Session, buffer: bytearray) -> None:
+    def __init__(self, session: Session, buffer: mmap.mmap) -> None:
         self._session = session
         self.buffers = [buffer]
         self.view = memoryview(buffer)
@@ -77,6 +78,7 @@ class _Worker:
         """The request that passed the reading on is answered."""
         del self._session.in_flight[self.unique]
         self.has_passed_reading = False
+        waiting.request_done()
 
 
 class Session:
@@ -92,14 +94,14 @@ class Session:
         """`errno_of` says what an error of an operation is answered with: 1 to 511, anything else becomes EIO."""
         self._channel = channel
         self._operations = operations
-        self._settings = settings or SessionSettings()
+        self.settings: Final = settings or SessionSettings()
         self._errno_of = errno_of
         self.notifier: Final = Notifier(channel)
         self.in_flight: Final[dict[int, _Worker]] = {}
         """By its unique, who serves a request and waits."""
         self._deferred: dict[int, Deferred] = {}
         """By its unique, whose answer comes later."""
-        self.crew: Final = Crew("fuse", self._work, self._settings.max_threads, self._settings.idle_threads)
+        self.crew: Final = Crew("fuse", self._work, self.settings.max_threads, self.settings.idle_threads)
         # SimpleQueue and no Event or Condition: its put() may be called from a signal handler.
         self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
         self._stopping = False
@@ -122,7 +124,7 @@ class Session:
 
         EPROTONOSUPPORT if the kernel is too old, ENODEV if it was unmounted meanwhile.
         """
-        buffer = self._channel.buffer(self._settings.max_write)
+        buffer = self._channel.buffer(self.settings.max_write)
         while True:
             length = self._channel.receive([buffer])
             if not length:
@@ -137,20 +139,24 @@ class Session:
                 self._channel.reply(header.unique, negotiation.major_only_reply())
                 continue
             try:
-                agreed = negotiation.negotiate(request, self._settings)
+                agreed = negotiation.negotiate(request, self.settings)
             except OSError:
                 self._channel.reply_errno(header.unique, errno.EPROTO)
                 raise
-            self._decode_as_agreed(agreed)
+            self._serve_as_agreed(agreed)
             self._operations.init(agreed)
-            self._channel.reply(header.unique, negotiation.init_reply(agreed, self._settings))
+            self._channel.reply(header.unique, negotiation.init_reply(agreed, self.settings))
             return agreed
 
-    def _decode_as_agreed(self, agreed: Negotiated) -> None:
+    def _serve_as_agreed(self, agreed: Negotiated) -> None:
         for opcode, row in MESSAGES.items():
-            if isinstance(row, Served) and row.decode_without is not None and row.needs not in agreed.flags:
+            if not isinstance(row, Served):
+                continue
+            if row.decode_without is not None and row.needs not in agreed.flags:
                 _, method, answered = self._handlers[opcode]
                 self._handlers[opcode] = (row.decode_without, method, answered)
+            if row.spared_by & agreed.flags:
+                del self._handlers[opcode]
 
     def run(self, unmount: Callable[[], None] | None = None, grace_seconds: float = 10.0) -> None:
         """Serve until the file system is unmounted; then close the device.
@@ -167,6 +173,7 @@ class Session:
             self._stopping = True
             self.crew.end()
             if ended:
+                self._end_in_flight()
                 self.crew.join()
             elif not self.crew.join_but_reader(grace_seconds):
                 _log.error("some requests were not done after %s seconds more", grace_seconds)
@@ -175,6 +182,12 @@ class Session:
             self._channel.close()
         if self._failure is not None:
             raise self._failure
+
+    def _end_in_flight(self) -> None:
+        """What reads ahead, or closes a file, nobody waits for any more: let it not wait for a server that is away."""
+        if not self.crew.join_but_reader(_LOOK_UP_SECONDS):
+            for worker in list(self.in_flight.values()):
+                worker.interrupted = True
 
     def request_stop(self) -> None:
         """Ask run() to unmount and return. Harmless from any thread, at any time, and in a signal handler."""
@@ -210,7 +223,7 @@ class Session:
 
     def _work(self) -> None:
         """The life of a thread."""
-        worker = _Worker(self, self._channel.buffer(self._settings.max_write))
+        worker = _Worker(self, self._channel.buffer(self.settings.max_write))
         waiting.set_hooks(worker.before_wait, worker.is_interrupted)
         try:
             while self._read_and_serve(worker) and self.crew.await_reading():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from netoverlay.fuse import abi
@@ -31,29 +32,30 @@ class Granted(NamedTuple):
 
 def granted(opcode: int, reply: Reply) -> Granted:
     """What `reply`, the success of a request `opcode`, gives to the kernel."""
-    payload = _joined(reply)
+    payload = joined(reply)
     nodeids: list[int] = []
     if opcode in _ENTRY_REPLIES:
         nodeids = [abi.ENTRY_OUT.unpack_from(payload)[0]]
     elif opcode == Opcode.READDIRPLUS:
-        nodeids = _listed(payload)
+        nodeids = [fields[0] for fields, _ in listed(payload)]
     offset = _HANDLE_OFFSETS.get(opcode)
     handle = None if offset is None else abi.OPEN_OUT.unpack_from(payload, offset)[0]
     return Granted([(nodeid, 1) for nodeid in nodeids if nodeid], handle, opcode == Opcode.OPENDIR)
 
 
-def _joined(reply: Reply) -> Payload:
+def joined(reply: Reply) -> Payload:
+    """A reply as one piece; nothing for the bare "done"."""
     if reply is None:
         return b""
     return b"".join(reply) if isinstance(reply, tuple) else reply
 
 
-def _listed(payload: Payload) -> list[int]:
-    nodeids = []
+def listed(payload: Payload) -> Iterator[tuple[tuple[int, ...], bytes]]:
+    """The entries of a reply to READDIRPLUS: the fields of struct fuse_direntplus, and the name."""
     start = 0
     while start < len(payload):
         fields = abi.DIRENTPLUS.unpack_from(payload, start)
-        nodeids.append(fields[0])
-        end = start + abi.DIRENTPLUS.size + fields[-2]
+        begin = start + abi.DIRENTPLUS.size
+        end = begin + fields[-2]
+        yield fields, bytes(payload[begin:end])
         start = end + -end % 8
-    return nodeids

@@ -47,6 +47,8 @@ def writing() -> Iterator[None]:
     """Around what is asked of the target: TargetLostError if it could not be reached. The source is asked again."""
     try:
         yield
+    except InterruptedError:
+        raise
     except UnavailableError as error:
         raise TargetLostError(error.strerror or str(error), error.errno or errno.EIO) from error
 

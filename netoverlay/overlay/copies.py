@@ -31,7 +31,9 @@ from netoverlay.overlay.workspace import Workspace
 logger = logging.getLogger(__name__)
 
 COPY_ATTEMPTS = 3
-"""How often a file is copied that changes in the lower while it is being read, or of which the upper is lost."""
+"""How often a file is copied that changes in the lower while it is being read."""
+LOST_ATTEMPTS = 10
+"""Likewise, of which the upper is lost, if its deadline leaves time for that."""
 
 
 class Copies:
@@ -51,7 +53,7 @@ class Copies:
         must not arrive in one to which programs write.
         """
         failure: OSError | None = None
-        for _ in range(COPY_ATTEMPTS):
+        for _ in range(LOST_ATTEMPTS):
             temporary = self._workspace.temporary()
             try:
                 return temporary, *self._copy_to(temporary, inode, source, size)

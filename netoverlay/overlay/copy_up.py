@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import TypeAlias
 
@@ -247,7 +247,7 @@ class CopyUp:
             logger.warning("copy-up: a file stays in the index of hard links: %s", error.strerror)
             return links
 
-    def _publish(self, temporary: LayerPath, names: list[Name], change: AttributeChange | None = None) -> None:
+    def _publish(self, temporary: LayerPath, names: Sequence[Name], change: AttributeChange | None = None) -> None:
         """Give what was made its names, the first one last, and then the attributes of `change`.
 
         The times of the directories stay: nothing in them changes for a program.

@@ -89,7 +89,6 @@ class Creator:
                 self._upper.inode_number(made, stat),
                 FileType.REGULAR,
                 None,
-                None,
                 in_upper=True,
             )
             inode.unnamed = made

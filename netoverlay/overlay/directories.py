@@ -6,6 +6,7 @@ has cached of another reader's listing, wherever that ended.
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
 from operator import itemgetter
@@ -64,16 +65,13 @@ class Directories:
     def _list_locked(self, handle: DirectoryHandle) -> None:
         directory = handle.inode
         handle.version = directory.version
-        before = directory.positions
-        placed = [
-            (before.get(listed.name) or next(directory.next_position), listed)
-            for listed in self._lookup.list_locked(directory)
-        ]
-        if before:
-            placed.sort(key=itemgetter(0))
-        directory.positions = {listed.name: position for position, listed in placed}
-        handle.positions = [position for position, _ in placed]
-        handle.listing = [listed for _, listed in placed]
+        listing = self._lookup.list_locked(directory)
+        positions = directory.positions.renew([listed.name for listed in listing])
+        if not isinstance(positions, range):
+            placed = sorted(zip(positions, listing, strict=True), key=itemgetter(0))
+            positions = array("Q", [position for position, _ in placed])
+            listing = [listed for _, listed in placed]
+        handle.listing, handle.positions = listing, positions
 
     def entry_locked(self, handle: DirectoryHandle, listed: Listed) -> Entry | None:
         """The inode of a listed name, with a lookup counted; None if the name went meanwhile.

@@ -8,20 +8,29 @@ from __future__ import annotations
 
 import errno
 import itertools
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from netoverlay.backend_api import os_error
 from netoverlay.overlay.inodes import DirectoryInode, FileInode
 from netoverlay.overlay.merge import Listed
 
 
-@dataclass(slots=True, eq=False)
 class FileHandle:
-    """One open(2) of a file. What it may do with the file the kernel checks."""
+    """One open(2) of a file. What it may do with the file the kernel checks. In a with block of it, it stays open."""
 
-    inode: FileInode
-    writes: bool = True
-    """What could not be written is told to who closes it."""
+    __slots__ = ("inode", "writes")
+
+    def __init__(self, inode: FileInode, writes: bool = True) -> None:
+        self.inode = inode
+        self.writes = writes
+        """What could not be written is told to who closes it."""
+
+    def __enter__(self) -> FileHandle:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing: RELEASE closes it, after the last request that uses it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -31,7 +40,7 @@ class DirectoryHandle:
     inode: DirectoryInode
     listing: list[Listed] | None = None
     """In the order of their positions."""
-    positions: list[int] = field(default_factory=list)
+    positions: Sequence[int] = ()
     version: int = -1
     """The directory's version that the listing shows."""
 

@@ -14,7 +14,7 @@ import secrets
 import threading
 from collections.abc import Sequence
 from functools import partial
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NamedTuple
 
 from netoverlay.backend_api import (
     Access,
@@ -29,7 +29,7 @@ from netoverlay.backend_api import (
 )
 from netoverlay.overlay.layers import FOR_EVER_NS, Layer, LowerPlace
 from netoverlay.overlay.lazy_file import BrokenFile, PartialFile, refuse
-from netoverlay.overlay.lazy_map import NEW_SUFFIX, BaseFile, DamagedMapError, LazyMap, boot_id
+from netoverlay.overlay.lazy_map import NEW_SUFFIX, BaseFile, DamagedMapError, LazyMap, MapFacts, boot_id, read_map
 from netoverlay.overlay.lazy_state import LazyState
 from netoverlay.overlay.steady_times import SteadyTimes
 from netoverlay.overlay.whiteouts import OverlayfsFormat
@@ -44,6 +44,13 @@ _TOKEN_BYTES: Final = 8
 _OWNER_READS: Final = 0o400
 _OWNER_WRITES: Final = 0o200
 _ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ESTALE})
+
+
+class LostBaseError(OSError):
+    """What a lazily copied file lacks is nowhere: its base's file is not there as it was (EIO)."""
+
+    def __init__(self, base: BaseFile, reason: str) -> None:
+        super().__init__(errno.EIO, f"the rest of a lazily copied file is {base.path!r} of {base.layer}: {reason}")
 
 
 class LazyUsage(NamedTuple):
@@ -71,7 +78,8 @@ class LazyFiles:
         self._backend = backend
         self._format = format
         self._anybody_may_mark = capabilities.privileged_xattrs
-        self._directory = join_path(work, DIRECTORY_NAME)
+        self.directory = join_path(work, DIRECTORY_NAME)
+        """Where the maps are; not there before there is one."""
         self._lowers = {layer.identity: layer for layer in reversed(lowers)}
         self._larger_than = larger_than
         self._boot = boot_id()
@@ -110,9 +118,9 @@ class LazyFiles:
         base = BaseFile(place.layer.identity, place.path, stat.size, stat.mtime_ns, stat.file_id)
         known = self.tokens()
         with contextlib.suppress(FileExistsError):
-            self._backend.mkdir(self._directory, 0o700)
-            self._backend.sync_directory(split_path(self._directory)[0])
-        lazy_map = LazyMap.create(self._backend, self._map_path(token), base, size, self._boot)
+            self._backend.mkdir(self.directory, 0o700)
+            self._backend.sync_directory(split_path(self.directory)[0])
+        lazy_map = LazyMap.create(self._backend, self.map_path(token), base, size, self._boot)
         with self._lock:
             known.add(token)
             self._states[token] = self._state(token, lazy_map)
@@ -131,7 +139,7 @@ class LazyFiles:
         try:
             with self._lock:
                 if token not in self._states:
-                    self._states[token] = self._state(token, self._load(token))
+                    self._states[token] = self._state(token, self.load_map(token))
                 opened = self._opened(file, token)
         except DamagedMapError as error:
             logger.error("a file of the upper cannot be read: %s", error.strerror)
@@ -148,12 +156,12 @@ class LazyFiles:
         with self._lock:
             if self._listed is None:
                 try:
-                    names = {entry.name for entry in self._backend.list_dir(self._directory)}
+                    names = {entry.name for entry in self._backend.list_dir(self.directory)}
                 except FileNotFoundError:
                     names = set()
                 unfinished = {name for name in names if name.endswith(NEW_SUFFIX)}
                 for name in unfinished:
-                    self._backend.unlink(join_path(self._directory, name))
+                    self._backend.unlink(join_path(self.directory, name))
                 self._listed = names - unfinished
             return self._listed
 
@@ -175,7 +183,7 @@ class LazyFiles:
         if state is not None:
             return state.map.missing_bytes
         if token not in self._missing:
-            lazy_map = self._load(token)
+            lazy_map = self.load_map(token)
             self._missing[token] = lazy_map.missing_bytes
             lazy_map.close()
         return self._missing[token]
@@ -190,7 +198,7 @@ class LazyFiles:
         if state is not None:
             state.is_removed = True
         with contextlib.suppress(FileNotFoundError):
-            self._backend.unlink(self._map_path(token))
+            self._backend.unlink(self.map_path(token))
 
     def sync(self) -> None:
         """syncfs(2) of the upper."""
@@ -221,38 +229,49 @@ class LazyFiles:
             self._missing[token] = state.map.missing_bytes
         state.close()
 
-    def _load(self, token: str) -> LazyMap:
+    def load_map(self, token: str) -> LazyMap:
+        """The map of that name, open. DamagedMapError."""
+        return LazyMap.load(self._backend, self._checked_path(token), self._boot)
+
+    def map_facts(self, token: str) -> MapFacts:
+        """What the map of that name says; nothing is changed. DamagedMapError."""
+        return read_map(self._backend, self._checked_path(token), self._boot)
+
+    def _checked_path(self, token: str) -> LayerPath:
         if "/" in token or not token:
             raise DamagedMapError(f"{token!r} is no name of one")
-        return LazyMap.load(self._backend, self._map_path(token), self._boot)
+        return self.map_path(token)
 
-    def _map_path(self, token: str) -> LayerPath:
-        return join_path(self._directory, token)
+    def map_path(self, token: str) -> LayerPath:
+        """Where the map of that name is."""
+        return join_path(self.directory, token)
 
-    def _open_base(self, base: BaseFile) -> BackendFile:
-        """EIO, and a line in the log, if it is not there any more, or another file."""
+    def find_base(self, base: BaseFile) -> BackendFile:
+        """The base's file, open for reading. LostBaseError."""
         layer = self._lowers.get(base.layer)
         if layer is None:
-            self._refuse_base(base, "no lower of the profile is that layer")
+            raise LostBaseError(base, "no lower of the profile is that layer")
         try:
             file = layer.backend.open(base.path, Access.READ)
         except OSError as error:
             if error.errno not in _ABSENT:
                 raise
-            self._refuse_base(base, "it is not there")
+            raise LostBaseError(base, "it is not there") from None
         try:
             if not _is_still(base, file.stat()):
-                self._refuse_base(base, "it is another file by now")
+                raise LostBaseError(base, "it is another file by now")
         except BaseException:
             file.close()
             raise
         return file
 
-    @staticmethod
-    def _refuse_base(base: BaseFile, reason: str) -> NoReturn:
-        message = f"the rest of a lazily copied file is {base.path!r} of {base.layer}: {reason}"
-        logger.error("%s", message)
-        refuse(message)
+    def _open_base(self, base: BaseFile) -> BackendFile:
+        """EIO, and a line in the log, if it is not there any more, or another file."""
+        try:
+            return self.find_base(base)
+        except LostBaseError as error:
+            logger.error("%s", error.strerror)
+            refuse(str(error.strerror))
 
     def _make_plain(self, token: str, file: BackendFile) -> None:
         """In this order, each step on stable storage: the file is as it was until it loses its mark."""

@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from netoverlay.backend_api import Access, Backend, BackendFile, Creation, LayerPath, split_path
 from netoverlay.overlay.range_map import RangeMap
 
@@ -32,6 +34,7 @@ END: Final = 1 << 63
 """Behind all offsets."""
 
 _PAIR: Final = 2
+_NEVER_ENTRIES: Final = frozenset(("", ".", ".."))
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -58,6 +61,31 @@ class DamagedMapError(OSError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(errno.EIO, f"the map of a lazily copied file: {reason}")
+
+
+class MapFacts(NamedTuple):
+    """What a map says now, as far as it counts."""
+
+    base: BaseFile
+    missing: RangeMap[bool]
+    """The ranges that are in the base only."""
+    uncounted_bytes: int
+    """Torn at its end, or in lines that do not count: written away when the map is loaded."""
+
+
+def read_map(backend: Backend, path: LayerPath, boot: str) -> MapFacts:
+    """Look at the map at `path`, and change nothing. DamagedMapError."""
+    with _opened(backend, path, Access.READ) as file:
+        text = file.read_at(0, file.stat().size)
+    read = _Reading(text, boot)
+    return MapFacts(read.base, read.missing, len(text) if read.doubtful else len(text) - read.end)
+
+
+def _opened(backend: Backend, path: LayerPath, access: Access) -> BackendFile:
+    try:
+        return backend.open(path, access)
+    except FileNotFoundError:
+        raise DamagedMapError(f"{path} is not there") from None
 
 
 class LazyMap:
@@ -92,10 +120,7 @@ class LazyMap:
     @classmethod
     def load(cls, backend: Backend, path: LayerPath, boot: str) -> LazyMap:
         """The map at `path`, as of now: what may be lost with a power cut is missing again. DamagedMapError."""
-        try:
-            file = backend.open(path, Access.READ_WRITE)
-        except FileNotFoundError:
-            raise DamagedMapError(f"{path} is not there") from None
+        file = _opened(backend, path, Access.READ_WRITE)
         try:
             text = file.read_at(0, file.stat().size)
             read = _Reading(text, boot)
@@ -216,6 +241,18 @@ class LazyMap:
         return self._file
 
 
+class _Header(msgspec.Struct, frozen=True):
+    """The first line."""
+
+    layer: str
+    path: LayerPath
+    size: int
+    mtime: int
+    file_id: int | None
+    boot: str
+    missing: list[tuple[int, int]]
+
+
 class _Reading:
     """What a map's text says."""
 
@@ -243,12 +280,17 @@ class _Reading:
         if (header.get("format"), header.get("version")) != (FORMAT, VERSION):
             raise DamagedMapError("it is of another format")
         try:
-            self.base = BaseFile(*(header[key] for key in ("layer", "path", "size", "mtime", "file_id")))
-            self.boot = header["boot"]
-            for start, end in header["missing"]:
-                self.missing.set(start, end, True)
-        except (KeyError, TypeError, ValueError) as error:
+            told = msgspec.convert(header, _Header)
+        except msgspec.ValidationError as error:
             raise DamagedMapError("its first line is not complete") from error
+        self.base = BaseFile(told.layer, told.path, told.size, told.mtime, told.file_id)
+        self.boot = told.boot
+        if "\0" in told.path or not _NEVER_ENTRIES.isdisjoint(told.path.split("/")):
+            raise DamagedMapError(f"no file of the base is {told.path!r}")
+        for start, end in told.missing:
+            if not 0 <= start < end <= END:
+                raise DamagedMapError("it misses what no file has")
+            self.missing.set(start, end, True)
 
     def _read_lines(self) -> list[tuple[int, str, tuple[int, int]]]:
         """The "have" lines, each with its end, and with when the machine was started; up to one that is torn."""
@@ -298,6 +340,7 @@ def _is_sound(value: dict[str, Any]) -> bool:
         and isinstance(have, list)
         and len(have) == _PAIR
         and all(isinstance(offset, int) for offset in have)
+        and 0 <= have[0] <= have[1] <= END
         and isinstance(value.get("boot", ""), str)
     )
 

@@ -16,11 +16,13 @@ lost the last of them, in the name and ctime of an empty file.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import re
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
-from netoverlay.backend_api import Access, Backend, Creation, FileStat, LayerPath, join_path
+from netoverlay.backend_api import Access, Backend, Creation, FileStat, LayerPath, LayerSetupError, join_path
 from netoverlay.overlay.layers import Layer
 from netoverlay.overlay.whiteouts import OverlayfsFormat
 
@@ -54,6 +56,14 @@ class LinkCount:
         """The st_nlink to show if the upper's file has `links` hard links."""
         return self.number if self.in_all else links + self.number
 
+    def is_gone(self, links: int) -> bool:
+        """Whether no name leads to it any more, where the upper's file has `links` hard links."""
+        return self.shown(links) <= 0
+
+    def is_complete(self, links: int) -> bool:
+        """Whether all its names are in the upper, where it has `links` hard links, one of them in the index."""
+        return self.shown(links) < links
+
     def is_of(self, stat: FileStat) -> bool:
         """Whether what has this id in the lower now is the file that was copied up."""
         return (self.size, self.mtime_ns) == (stat.size, stat.mtime_ns)
@@ -66,8 +76,15 @@ class LinkCount:
     @classmethod
     def of_name(cls, name: str) -> Self:
         """The count whose name is `name`. ValueError if it is of none."""
-        number, size, mtime_ns = name[_KEY_LENGTH + 1 :].split(":")
-        return cls(int(number), name[_KEY_LENGTH] == "=", name[:_KEY_LENGTH], int(size), int(mtime_ns))
+        found = _COUNT_NAME.fullmatch(name)
+        if found is None:
+            raise ValueError(f"{name!r} is no entry of the index of hard links")
+        key, form, number, size, mtime_ns = found.groups()
+        return cls(int(number), form == "=", key, int(size), int(mtime_ns))
+
+
+_COUNT_NAME = re.compile(rf"([0-9a-f]{{{_KEY_LENGTH}}})([=+])(-?\d+):(\d+):(-?\d+)")
+_LOST_NAME = re.compile(rf"([0-9a-f]{{{_KEY_LENGTH}}}){_LOST_MARK}(\d+)")
 
 
 class Lost(NamedTuple):
@@ -79,6 +96,19 @@ class Lost(NamedTuple):
 
 
 _NONE_LOST = Lost(0, None)
+
+
+class LostNames(NamedTuple):
+    """An entry of the index for a file that is still in a lower."""
+
+    key: str
+    number: int
+
+
+def read_entry(name: str) -> LinkCount | LostNames:
+    """What the name of an entry of the index says. ValueError if that is nothing."""
+    found = _LOST_NAME.fullmatch(name)
+    return LinkCount.of_name(name) if found is None else LostNames(found[1], int(found[2]))
 
 
 class LinkIndex:
@@ -187,7 +217,7 @@ class LinkIndex:
         links = self._backend.stat(self.path(count)).nlink or 1
         if count.is_kernels:
             return count if count.shown(links) > 0 else None
-        if count.shown(links) >= links:
+        if not count.is_complete(links):
             return count
         self.drop(count)
         return None
@@ -244,11 +274,17 @@ class LinkIndex:
         return other
 
     def _load(self, name: str, stat: FileStat) -> None:
-        if name[_KEY_LENGTH : _KEY_LENGTH + 1] == _LOST_MARK:
-            self._lost[name[:_KEY_LENGTH]] = Lost(int(name[_KEY_LENGTH + 1 :]), stat.ctime_ns)
+        try:
+            entry = read_entry(name)
+        except ValueError:
+            raise LayerSetupError(
+                f"{self._path(name)} is no entry of the index of hard links: see `netoverlay fsck`", errno.EINVAL
+            ) from None
+        if isinstance(entry, LostNames):
+            self._lost[entry.key] = Lost(entry.number, stat.ctime_ns)
             return
-        count = LinkCount.of_name(name)
-        if count.shown(stat.nlink or 1) <= 0 or stat.file_id is None:
+        count = entry
+        if count.is_gone(stat.nlink or 1) or stat.file_id is None:
             self._backend.unlink(self._path(name))
             return
         self._files[count.key] = count

@@ -28,7 +28,7 @@ class ReportedLock(NamedTuple):
 def all_locks(locks: FileLocks) -> Iterator[ReportedLock]:
     """Every lock of a mount, file by file."""
     for inode, of_inode in locks.all_held():
-        path = _shown_path(inode)
+        path = shown_path(inode)
         mirror = of_inode.mirror
         layer = None if mirror is None else mirror.layer
         state: State = "lost" if mirror is not None and mirror.lost else "held"
@@ -39,7 +39,8 @@ def all_locks(locks: FileLocks) -> Iterator[ReportedLock]:
             yield ReportedLock(path, Held(*request.wanted), "waiting", layer)
 
 
-def _shown_path(inode: Inode) -> LayerPath:
+def shown_path(inode: Inode) -> LayerPath:
+    """Its path from the root of the mount, by one of its names; "" if it has none."""
     names: list[str] = []
     while inode.names:
         directory, name = inode.names[0]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 from typing import NamedTuple
 
-from netoverlay.backend_api import FileStat, FileType, join_path, os_error
+from netoverlay.backend_api import FileStat, FileType, join_path, os_error, split_path
 from netoverlay.overlay.copy_up import CopyUp
 from netoverlay.overlay.inodes import DirectoryInode, FileInode, FileKey, Inode
 from netoverlay.overlay.kernel_index import KernelIndex
-from netoverlay.overlay.layers import FOR_EVER_NS, UPPER_NUMBER
+from netoverlay.overlay.layers import FOR_EVER_NS, UPPER_NUMBER, LowerPlace
 from netoverlay.overlay.merge import Found, Listed
 from netoverlay.overlay.tree import Tree, has_links
 
@@ -76,14 +76,14 @@ class Lookup:
             return self._upper_stat(inode, found.stat)
         if found.stat.file_id != inode.lower_id:
             return None
-        inode.lower = found.lowers[0]
+        inode.stand_in(_parent(directory, found.lowers[0]), name)
         return self._tree.shown(inode, found.stat)
 
     def _is_doubtful(self, directory: DirectoryInode, inode: FileInode) -> bool:
         """Whether a name of the file may have come to stand for another one, behind us and unseen."""
         if inode.in_upper or self.others_change(directory):
             return self.others_change(directory)
-        return len(inode.names) >= _SEVERAL and inode.lower_place().layer.ttl_ns != FOR_EVER_NS
+        return len(inode.names) >= _SEVERAL and inode.lower_layer().ttl_ns != FOR_EVER_NS
 
     def _upper_stat(self, inode: FileInode, stat: FileStat) -> FileStat | None:
         """Of a file of the upper, as which a name of it has `stat` now; None if that is another file's."""
@@ -119,12 +119,14 @@ class Lookup:
             # Also for the last name of what had several: who has it open by one that went holds the same inode.
             twin = self._inodes.find(key)
             if twin is None and has_links(stat):
-                twin = self._indexed(found, key)
+                twin = self._indexed(directory, name, found, key)
             if twin is not None:
                 return self._enter_twin(directory, name, found, twin)
             if not has_links(stat):
                 key = None
-        file = FileInode(nodeid, found.ino, stat.type, lower, key, in_upper=found.in_upper)
+        file = FileInode(nodeid, found.ino, stat.type, key, in_upper=found.in_upper)
+        if lower is not None:
+            file.stand_in(_parent(directory, lower), name)
         file.links = found.links
         file.lower_id = None if found.in_upper else stat.file_id
         known = directory.children.get(name)
@@ -187,7 +189,8 @@ class Lookup:
                 if not follows:
                     if not twin.in_upper:
                         # The name by which it was known may have gone, or stand for another file.
-                        twin.lower, twin.lower_id = found.lowers[0], found.stat.file_id
+                        twin.stand_in(_parent(directory, found.lowers[0]), name)
+                        twin.lower_id = found.stat.file_id
                     self._inodes.enter(twin, directory, name)
             if follows and self._copy_up is not None:
                 self._copy_up.adopt_name(twin, directory, name)
@@ -202,7 +205,7 @@ class Lookup:
         links = None if self._tree.links is None else self._tree.links.current(twin.links)
         return links is not None and (links.is_kernels or links.is_of(stat))
 
-    def _indexed(self, found: Found, key: FileKey) -> FileInode | None:
+    def _indexed(self, directory: DirectoryInode, name: str, found: Found, key: FileKey) -> FileInode | None:
         """The file of the upper to which what was found in a lower was copied up, under another name of it."""
         links = self._tree.links
         if links is None or found.in_upper:
@@ -216,8 +219,17 @@ class Lookup:
         upper = self._tree.stack.writable_upper()
         stat = upper.backend.stat(links.path(count))
         ino = upper.marks.recorded_inode_number(links.path(count)) or found.ino
-        file = FileInode(self._inodes.next_nodeid(), ino, stat.type, place, key, in_upper=True)
+        file = FileInode(self._inodes.next_nodeid(), ino, stat.type, key, in_upper=True)
+        file.stand_in(_parent(directory, place), name)
         if stat.file_id is not None:
             file.keys = (key, FileKey(UPPER_NUMBER, stat.file_id))
         file.links = count
         return self._inodes.enter_unnamed(file)
+
+
+def _parent(directory: DirectoryInode, place: LowerPlace) -> LowerPlace:
+    """What holds `place`: the one that is merged into `directory`, and not another object for each file."""
+    for merged in directory.lowers:
+        if merged.layer is place.layer:
+            return merged
+    return LowerPlace(place.layer, split_path(place.path)[0])

@@ -173,12 +173,20 @@ class Merge:
         return places
 
 
+def is_sound_redirect(redirect: str) -> bool:
+    """Whether it is the path of something in the lowers, or another name, whether that is there or not."""
+    return not any(part in ("", ".", "..") or "/" in part or "\0" in part for part in _parts(redirect))
+
+
+def _parts(redirect: str) -> list[str]:
+    return redirect[1:].split("/") if redirect.startswith("/") else [redirect]
+
+
 def _components(redirect: str) -> list[str]:
     """The names in a redirect: of a path, or the only one."""
-    components = redirect[1:].split("/") if redirect.startswith("/") else [redirect]
-    if any(part in ("", ".", "..") or "/" in part for part in components):
+    if not is_sound_redirect(redirect):
         raise _leads_nowhere(redirect)
-    return components
+    return _parts(redirect)
 
 
 def _leads_nowhere(redirect: str) -> OSError:

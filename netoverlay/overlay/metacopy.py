@@ -182,6 +182,10 @@ class _FileWithDataBelow(DelegatingFile):
         super().__init__(data)
         self._file = file
 
+    def fileno(self) -> int | None:
+        """None: the data's would lead a write into a base."""
+        return None
+
     def stat(self) -> FileStat:
         return self._file.stat()
 

@@ -14,6 +14,7 @@ from netoverlay.overlay.directories import Directories
 from netoverlay.overlay.file_locks import FileLocks
 from netoverlay.overlay.files import Files
 from netoverlay.overlay.handles import Handles
+from netoverlay.overlay.implicit_handles import ImplicitHandles
 from netoverlay.overlay.inodes import DirectoryInode
 from netoverlay.overlay.kept_times import load_kept_times, save_kept_times
 from netoverlay.overlay.layers import LayerStack
@@ -21,6 +22,7 @@ from netoverlay.overlay.links import LinkIndex
 from netoverlay.overlay.lock_rules import LockMode
 from netoverlay.overlay.lookup import Lookup
 from netoverlay.overlay.ownership import Held, acquire
+from netoverlay.overlay.pruning import Pruner
 from netoverlay.overlay.removal import Remover
 from netoverlay.overlay.rename import Renamer
 from netoverlay.overlay.settling import Settler
@@ -67,6 +69,7 @@ class Overlay:
             except BaseException:
                 held.release()
                 raise
+        self.pruner = Pruner(self.tree.inodes)
         self.lookup = Lookup(self.tree, copy_up)
         self.directories = Directories(self.tree, self.lookup)
         self.files = Files(self.tree, copy_up)
@@ -76,6 +79,7 @@ class Overlay:
         if copy_up is not None:
             copy_up.moving_up = self.file_locks.moving_up
         self.handles = Handles()
+        self.implicit_handles = ImplicitHandles(self.tree, self.files)
         self.view = AttributeView()
         self.xattrs = Xattrs(self.tree, copy_up)
         self.settler: Settler | None = None
@@ -124,6 +128,8 @@ class Overlay:
             if self._workspace is not None:
                 stack.callback(self._workspace.close)
                 stack.callback(self._save_kept_times, self._workspace)
+            stack.callback(self.implicit_handles.close)
             for number in self.handles.open_files():
                 stack.callback(self.files.release, self.handles.remove_file(number))
             stack.callback(self.file_locks.close)
+            stack.callback(self.pruner.stop)

@@ -91,7 +91,7 @@ def parse_owner(text: bytes) -> Owner | None:
     """The owner that `text` tells of; None if it is none, or only a part of one."""
     try:
         told: Any = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(told, dict) or not isinstance(told.get("pid"), int):
         return None

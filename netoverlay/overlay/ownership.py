@@ -57,6 +57,40 @@ def acquire(
     return take_lease(backend, work, mountpoint, timing)
 
 
+def require_free(backend: Backend, capabilities: Capabilities, work: LayerPath, timing: Timing) -> Held:
+    """As acquire(), for who only wants to look: UpperHeldError, but nothing is taken, nor made in the upper.
+
+    Whoever comes next may take it, so what is returned is lost from the beginning. Where the lease of an owner is not
+    known to be dead, a file is made for a moment to ask the server what time it is.
+    """
+    contender = Contender(backend, work, timing)
+    seen = contender.file.look() if capabilities.local else contender.look()
+    if seen is None:
+        return NotHeld()
+    if seen.owner is not None and seen.owner.nonce:
+        if not contender.is_free(seen):
+            raise UpperHeldError("another mount has just taken it")
+    elif capabilities.local:
+        with backend.open(contender.file.path, Access.READ) as file:
+            _lock_or_refuse(file)
+    else:
+        contender.is_free(seen)
+    return NotHeld()
+
+
+class NotHeld:
+    """An upper that is free, and was left so."""
+
+    def lost(self) -> bool:
+        return True
+
+    def holding(self) -> Holding:
+        return Holding(state="lost", since=time.time(), problem="it was not taken")
+
+    def release(self) -> None:
+        pass
+
+
 class HeldLock:
     """Owned by an flock(2) on the open file. The kernel drops it with the process, so it cannot be lost before."""
 
@@ -93,15 +127,11 @@ def _lock(contender: Contender, backend: Backend, mountpoint: str) -> HeldLock:
         except FileNotFoundError:
             continue  # a lease, just given back
         try:
-            _lock_whole(file)
+            _lock_or_refuse(file)
             if _is_ours(contender, file):
                 owner = this_process(mountpoint)
                 _write(file, owner)
                 return HeldLock(file, owner)
-        except BlockingIOError:
-            owner = parse_owner(file.read_at(0, _MAX_OWNER_BYTES)) or Owner()
-            file.close()
-            raise UpperHeldError(f"another mount owns it: {owner}; unmount that first") from None
         except BaseException:
             file.close()
             raise
@@ -118,6 +148,15 @@ def _is_ours(contender: Contender, file: BackendFile) -> bool:
         return False
     current = contender.file.look()
     return current is not None and current.file_id == seen.file_id
+
+
+def _lock_or_refuse(file: BackendFile) -> None:
+    """UpperHeldError if another process holds it."""
+    try:
+        _lock_whole(file)
+    except BlockingIOError:
+        owner = parse_owner(file.read_at(0, _MAX_OWNER_BYTES)) or Owner()
+        raise UpperHeldError(f"another mount owns it: {owner}; unmount that first") from None
 
 
 def _lock_whole(file: BackendFile) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 
 from netoverlay.backend_api import FileStat, FileType, LayerPath, join_path, os_error
-from netoverlay.overlay.inodes import ROOT_NODEID, DirectoryInode, FileInode, Inode, InodeTable
+from netoverlay.overlay.inode_table import InodeTable
+from netoverlay.overlay.inodes import ROOT_NODEID, DirectoryInode, FileInode, Inode
 from netoverlay.overlay.layers import LayerStack, LowerPlace
 from netoverlay.overlay.links import LinkIndex
 from netoverlay.overlay.locks import PathLock, Rank, RankedLock
@@ -120,7 +121,7 @@ class Tree:
         if links is not None:
             return stat._replace(nlink=links.shown(stat.nlink or 1))
         if not inode.in_upper and self.links is not None:
-            return self.links.shown_below(inode.lower_place().layer, stat)
+            return self.links.shown_below(inode.lower_layer(), stat)
         return stat
 
     def _shown_directory(self, inode: DirectoryInode, stat: FileStat) -> FileStat:

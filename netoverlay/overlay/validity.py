@@ -62,7 +62,7 @@ class Validity:
                     self.expire_name(directory, name)
 
     def _home(self, inode: Inode) -> Layer:
-        return self._upper if inode.in_upper and self._upper is not None else inode.lower_place().layer
+        return self._upper if inode.in_upper and self._upper is not None else inode.lower_layer()
 
     def _above(self, directory: DirectoryInode, layer: Layer | None) -> Iterable[Layer]:
         """The layers in which the name would hide that of `layer`; all that the directory has, for None."""

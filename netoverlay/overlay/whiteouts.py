@@ -15,6 +15,7 @@ It does not look at the content of overlay.metacopy, so that without the redirec
 
 from __future__ import annotations
 
+import enum
 import errno
 import os
 import re
@@ -38,6 +39,14 @@ WHITEOUT_DEVICE = os.makedev(0, 0)
 LAZY_MARK = b"netoverlay:"
 """How overlay.metacopy of a lazily copied file begins; overlayfs's own has zeros there, or nothing."""
 _LAZY_REDIRECT = b"/.netoverlay-lazy"
+_INODE_NUMBER_BYTES = 8
+
+
+class DirectoryMark(enum.Enum):
+    """The attributes "overlay." that say something of a directory."""
+
+    OPAQUE = "opaque"
+    REDIRECT = "redirect"
 
 
 class LayerFormat(Protocol):
@@ -139,6 +148,16 @@ class OverlayfsFormat:
         """Merge the directory with the one at `target` ("/" and a path from the root of the layers below)."""
         self._backend.set_xattr(path, self._redirect, os.fsencode(target))
 
+    def marks_of_file(self, path: LayerPath) -> frozenset[DirectoryMark]:
+        """Which marks that say something of directories a file has, that has its data here."""
+        if self._get_of_file(path, self._metacopy) is not None:
+            return frozenset()
+        return frozenset(mark for mark in DirectoryMark if self._get_of_file(path, self._own + mark.value) is not None)
+
+    def remove_mark(self, path: LayerPath, mark: DirectoryMark) -> None:
+        """Take a mark away."""
+        self._backend.remove_xattr(path, self._own + mark.value)
+
     def data_mark(self, file: BackendFile) -> bytes | None:
         """What says that the data of an open file, or a part of it, is in a layer below; None if it is all here."""
         try:
@@ -170,7 +189,7 @@ class OverlayfsFormat:
         A number of this program's in the name space that overlayfs keeps to itself, where it does no harm.
         """
         value = self._get_of_file(path, self._inode_number)
-        return None if value is None else int.from_bytes(value)
+        return None if value is None or len(value) != _INODE_NUMBER_BYTES else int.from_bytes(value)
 
     def record_inode_number(self, path: LayerPath, number: int) -> None:
         """Keep st_ino over copy-up and remount. Nothing is recorded where the file system refuses (EPERM).
@@ -179,10 +198,14 @@ class OverlayfsFormat:
         their st_ino changes at a remount.
         """
         try:
-            self._backend.set_xattr(path, self._inode_number, number.to_bytes(8))
+            self._backend.set_xattr(path, self._inode_number, number.to_bytes(_INODE_NUMBER_BYTES))
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOSPC):
                 raise
+
+    def forget_inode_number(self, path: LayerPath) -> None:
+        """Let the file have the st_ino that its layer tells."""
+        self._backend.remove_xattr(path, self._inode_number)
 
     def origin(self, path: LayerPath) -> bytes:
         """Which lower's file overlayfs has copied up to this one: its name in overlayfs's index. Empty if none."""

@@ -52,21 +52,11 @@ class Workspace:
             with contextlib.suppress(IndexError):  # another thread was faster
                 if not self.abandon(self._left.popleft()):
                     break
-        return join_path(self._path, f"{_TEMPORARY_MARK}{next(self._numbers):x}")
+        return temporary_path(self._path, next(self._numbers))
 
     def discard(self, path: LayerPath) -> None:
         """Remove what stands at `path` in the work directory, if anything: a directory with all that is in it."""
-        try:
-            stat = self._backend.stat(path)
-        except FileNotFoundError:
-            return
-        if stat.type is not FileType.DIRECTORY:
-            with contextlib.suppress(FileNotFoundError):  # others who want the upper have files here for a moment
-                self._backend.unlink(path)
-            return
-        for entry in self._backend.list_dir(path):
-            self.discard(join_path(path, entry.name))
-        self._backend.rmdir(path)
+        remove_tree(self._backend, path)
 
     def abandon(self, path: LayerPath) -> bool:
         """discard() what is a temporary() path. False if the upper cannot be reached: then it goes later."""
@@ -92,6 +82,31 @@ class Workspace:
             self._held.release()
 
     def _sweep(self) -> None:
-        for entry in self._backend.list_dir(self._path):
-            if entry.name.startswith(_TEMPORARY_MARK):
-                self.discard(join_path(self._path, entry.name))
+        for path in leftovers(self._backend, self._path):
+            self.discard(path)
+
+
+def temporary_path(work: LayerPath, number: int) -> LayerPath:
+    """A path in a work directory, of which nothing is kept when the upper is next taken or given back."""
+    return join_path(work, f"{_TEMPORARY_MARK}{number:x}")
+
+
+def leftovers(backend: Backend, work: LayerPath) -> list[LayerPath]:
+    """What is of no use in a work directory that nobody uses."""
+    entries = backend.list_dir(work)
+    return [join_path(work, entry.name) for entry in entries if entry.name.startswith(_TEMPORARY_MARK)]
+
+
+def remove_tree(backend: Backend, path: LayerPath) -> None:
+    """Remove what stands at `path`, if anything: a directory with all that is in it."""
+    try:
+        stat = backend.stat(path)
+    except FileNotFoundError:
+        return
+    if stat.type is not FileType.DIRECTORY:
+        with contextlib.suppress(FileNotFoundError):  # others who want the upper have files here for a moment
+            backend.unlink(path)
+        return
+    for entry in backend.list_dir(path):
+        remove_tree(backend, join_path(path, entry.name))
+    backend.rmdir(path)

@@ -105,6 +105,8 @@ class StatusSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """In the order in which names are looked up: the upper first."""
     requests: dict[str, int]
     """How many requests the kernel sent, by kind."""
+    inodes: int = 0
+    """How many files and directories the daemon keeps, because the kernel does."""
     locks: tuple[LockStatus, ...] = ()
     lazy: LazyStatus | None = None
     """None where no file is copied lazily: without an upper, or with one on a server."""

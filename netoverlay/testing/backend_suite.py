@@ -31,6 +31,7 @@ from netoverlay.testing.suite.names import ListingSuite, NamesSuite, RootSuite
 from netoverlay.testing.suite.read_only import BackendReadOnlySuite
 from netoverlay.testing.suite.renames import RenameFlagSuite, RenameSuite
 from netoverlay.testing.suite.storage import AllocateSuite, HoleSuite, LockSuite, SpaceSuite
+from netoverlay.testing.suite.whole_files import WholeFilesSuite
 
 __all__ = ["BackendFailureSuite", "BackendReadOnlySuite", "BackendSuite", "FailingServer", "SuiteBase"]
 
@@ -42,6 +43,7 @@ class BackendSuite(
     OpenSuite,
     ContentSuite,
     OpenFileSuite,
+    WholeFilesSuite,
     DirectorySuite,
     RenameSuite,
     RenameFlagSuite,

@@ -13,6 +13,7 @@ from netoverlay.backend_api import (
     XattrMode,
     os_error,
 )
+from netoverlay.backend_api.types import NAME_ENCODING, NAME_ERRORS
 from netoverlay.testing.memory_tree import MemoryTree, Node
 
 DEVICES = (FileType.CHARACTER_DEVICE, FileType.BLOCK_DEVICE)
@@ -109,7 +110,7 @@ class NodeView:
         known = privileged or name.startswith(USER_NAMESPACE)
         allowed = self._claims.xattrs and (self._claims.privileged_xattrs or not privileged)
         self.require(known and allowed, operation)
-        if len(name.encode()) > MAX_XATTR_NAME_BYTES:
+        if len(name.encode(NAME_ENCODING, NAME_ERRORS)) > MAX_XATTR_NAME_BYTES:
             raise os_error(errno.ERANGE)
 
     def _check_xattr_change(self, node: Node, name: str, operation: str) -> None:

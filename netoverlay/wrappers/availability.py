@@ -17,7 +17,7 @@ from typing import ParamSpec, TypeVar
 from netoverlay.backend_api.backend import Backend
 from netoverlay.backend_api.errors import LayerSetupError, UnavailableError
 from netoverlay.backend_api.types import Capabilities, FileStat
-from netoverlay.backend_api.waiting import about_to_wait, check_interrupted
+from netoverlay.backend_api.waiting import Patience, about_to_wait, asking, check_interrupted, give_up_at
 from netoverlay.wrappers.intercept import InterceptingBackend, Operation
 
 P = ParamSpec("P")
@@ -58,6 +58,7 @@ class AvailabilityBackend(InterceptingBackend):
     ) -> None:
         super().__init__(inner)
         self._deadline = deadline
+        self._patience = Patience(deadline)
         self._patient = patient
         self._known = known
         self._at_once = at_once or known is None
@@ -109,23 +110,26 @@ class AvailabilityBackend(InterceptingBackend):
     def around(self, operation: Operation, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if operation in _RELEASES:
             return function(*args, **kwargs)
-        if not self._connected or self._open:
-            self._wait()
-        try:
-            return function(*args, **kwargs)
-        except (UnavailableError, LayerSetupError) as error:
-            if not self._patient:
-                self._is_lost(error)
-            if isinstance(error, UnavailableError):
+        with asking(self._patience):
+            if not self._connected or self._open:
+                self._wait()
+            try:
+                return function(*args, **kwargs)
+            except InterruptedError:
                 raise
-            # It is about the layer, whatever its errno would say of a file.
-            raise UnavailableError(_sentence(error)) from error
+            except (UnavailableError, LayerSetupError) as error:
+                if not self._patient:
+                    self._is_lost(error)
+                if isinstance(error, UnavailableError):
+                    raise
+                # It is about the layer, whatever its errno would say of a file.
+                raise UnavailableError(_sentence(error)) from error
 
     def _wait(self) -> None:
         """Return when the layer can be asked; UnavailableError if it cannot, or not in time."""
         about_to_wait()
         self._wanted.set()
-        end = time.monotonic() + self._deadline
+        end = give_up_at(self._deadline)
         while True:
             with self._changed:
                 if self._connected and not self._open:

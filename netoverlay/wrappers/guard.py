@@ -26,6 +26,7 @@ CHANGES_NOTHING = frozenset(
         Operation.STAT,
         Operation.LIST_DIR,
         Operation.OPEN,
+        Operation.READ_FILES,
         Operation.SPACE_USAGE,
         Operation.READLINK,
         Operation.GET_XATTR,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
 from netoverlay.backend_api.backend import BackendFile, Readable, Writable
@@ -28,6 +28,7 @@ from netoverlay.backend_api.types import (
     SpaceUsage,
     XattrMode,
 )
+from netoverlay.backend_api.whole_files import FileContent, WantedFile
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,6 +42,7 @@ class Operation(enum.Enum):
     STAT = "stat"
     LIST_DIR = "list_dir"
     OPEN = "open"
+    READ_FILES = "read_files"
     SPACE_USAGE = "space_usage"
     READLINK = "readlink"
     MKDIR = "mkdir"
@@ -109,6 +111,9 @@ class InterceptingBackend(DelegatingBackend, abc.ABC):
         return self.wrap_file(
             self.around(Operation.OPEN, self.inner.open, path, access, create=create, truncate=truncate, mode=mode)
         )
+
+    def read_files(self, wanted: Sequence[WantedFile], *, unchanging: bool) -> list[FileContent | OSError]:
+        return self.around(Operation.READ_FILES, self.inner.read_files, wanted, unchanging=unchanging)
 
     def space_usage(self) -> SpaceUsage:
         return self.around(Operation.SPACE_USAGE, self.inner.space_usage)

@@ -41,7 +41,8 @@ class LetterCaseBackend(DelegatingBackend):
 
     def __init__(self, inner: Backend) -> None:
         super().__init__(inner)
-        self._is_needed = False
+        self.is_needed = False
+        """Once connected: `inner` takes names that differ in case only for one."""
         self._no_replace = RenameFlags.NONE
         self._lock = threading.Lock()
         self._known: dict[LayerPath, Spellings | None] = {}
@@ -55,7 +56,7 @@ class LetterCaseBackend(DelegatingBackend):
 
     def connect(self) -> Capabilities:
         claims = self.inner.connect()
-        self._is_needed = not claims.case_sensitive
+        self.is_needed = not claims.case_sensitive
         if claims.rename_noreplace:
             self._no_replace = RenameFlags.NOREPLACE
         return dataclasses.replace(claims, case_sensitive=True)
@@ -64,7 +65,7 @@ class LetterCaseBackend(DelegatingBackend):
         return self.inner.stat(self._stored(path))
 
     def list_dir(self, path: LayerPath) -> list[DirEntry]:
-        if not self._is_needed:
+        if not self.is_needed:
             return self.inner.list_dir(path)
         directory = self._stored(path)
         doubts = self._doubts
@@ -110,7 +111,7 @@ class LetterCaseBackend(DelegatingBackend):
                 self._drop_tree(stored)
 
     def rename(self, old: LayerPath, new: LayerPath, flags: RenameFlags = RenameFlags.NONE) -> None:
-        if not self._is_needed or not old or not new:
+        if not self.is_needed or not old or not new:
             self.inner.rename(old, new, flags)
             return
         source, target = self._stored(old), self._stored_if_there(new)
@@ -176,7 +177,7 @@ class LetterCaseBackend(DelegatingBackend):
 
     def _made(self, path: LayerPath, make: Callable[[LayerPath], T], *, leaving: str | None = None) -> T:
         """What `make` returns for the path by which a new name is to be stored. EEXIST if it is there."""
-        if not self._is_needed or not path:
+        if not self.is_needed or not path:
             return make(path)
         parent, name = split_path(path)
         directory = self._stored(parent)
@@ -203,7 +204,7 @@ class LetterCaseBackend(DelegatingBackend):
 
     def _stored(self, path: LayerPath) -> LayerPath:
         """The path by which `inner` knows `path`. ENOENT if it would find something else there; ENOTDIR."""
-        if not self._is_needed:
+        if not self.is_needed:
             return path
         stored = ""
         for name in path.split("/") if path else ():
@@ -247,7 +248,7 @@ class LetterCaseBackend(DelegatingBackend):
         stored = self._stored(path)
         with self._doubting(path):
             yield stored
-        if self._is_needed and path and not stays:
+        if self.is_needed and path and not stays:
             spellings = self._known.get(split_path(stored)[0])
             with self._lock:
                 if spellings is not None:

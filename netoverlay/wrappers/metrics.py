@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
 from netoverlay.backend_api.backend import Backend, BackendFile, Readable, Writable
+from netoverlay.backend_api.whole_files import FileContent, WantedFile
 from netoverlay.wrappers.intercept import InterceptingBackend, InterceptingFile, Operation
 
 P = ParamSpec("P")
@@ -70,6 +71,11 @@ class MeteredBackend(InterceptingBackend):
 
     def wrap_file(self, file: BackendFile) -> BackendFile:
         return _MeteredFile(file, self)
+
+    def read_files(self, wanted: Sequence[WantedFile], *, unchanging: bool) -> list[FileContent | OSError]:
+        found = super().read_files(wanted, unchanging=unchanging)
+        self.bytes_read.add(sum(len(each.data) for each in found if isinstance(each, FileContent)))
+        return found
 
     def calls(self) -> int:
         """How many calls have ended so far, of all operations."""

@@ -21,11 +21,13 @@ from contextlib import contextmanager
 
 from netoverlay.backend_api.backend import BackendFile
 from netoverlay.backend_api.errors import NotSupportedError, StaleHandleError, UnavailableError
-from netoverlay.backend_api.waiting import about_to_wait
+from netoverlay.backend_api.waiting import LOOK_SECONDS, about_to_wait, check_interrupted
 from netoverlay.wrappers.extents import RUN_OVERHEAD_BYTES, Extents, Piece
 
 RETRY_SECONDS = 1.0
 """After the layer could not be reached."""
+AWAY_SECONDS = 5.0
+"""After so long in which nothing could be sent a signal ends the wait: a piece takes some time on a slow line."""
 LINGER_SECONDS = 2.0
 """How long a thread waits for more to send before it ends."""
 
@@ -100,6 +102,8 @@ class Outbox:
         self._unsynced: set[Pending] = set()
         """Of which something has been sent since the last sync."""
         self._setbacks = 0
+        self._moved_at = 0.0
+        """When something was sent last."""
         self._failure: OSError | None = None
         self._senders: set[threading.Thread] = set()
         self._idle_senders = 0
@@ -211,6 +215,7 @@ class Outbox:
 
     def _wait_for_room(self, pending: Pending, cost: int) -> None:
         setbacks = self._setbacks
+        began_at = time.monotonic()
         while pending.holders or (self._cost and self._cost + cost > self._limit):
             if self._closed:
                 raise UnavailableError("the layer is closed")
@@ -220,8 +225,14 @@ class Outbox:
             is_blocked = not pending.holders
             self._blocked += is_blocked
             self._wake_sender()
-            self._sent.wait()
+            self._sent.wait(LOOK_SECONDS)
             self._blocked -= is_blocked
+            self._look_up(began_at)
+
+    def _look_up(self, began_at: float) -> None:
+        """EINTR if the request that waits since then was interrupted, and nothing is sent any more."""
+        if time.monotonic() - max(began_at, self._moved_at) > AWAY_SECONDS:
+            check_interrupted()
 
     def _is_short(self) -> bool:
         """Whether memory runs short although nothing is full: many files have a little each."""
@@ -271,6 +282,7 @@ class Outbox:
         self._cost_sending -= piece.cost
         self._cost -= piece.cost
         if failure is None:
+            self._moved_at = time.monotonic()
             self._unsynced.add(pending)
         elif isinstance(failure, UnavailableError | InterruptedError) or not isinstance(failure, Exception):
             self._put_back(pending, piece, failure)
@@ -306,9 +318,11 @@ class Outbox:
     # Taking the lock.
 
     def _own_job(self, pending: Pending, setbacks: int) -> tuple[BackendFile, Piece] | None:
-        """What the calling thread is to send of a file for which it waits; None once all is sent."""
+        """What the calling thread is to send of a file for which it waits; None once all is sent. EINTR."""
         with self.lock:
+            began_at = time.monotonic()
             while not pending.is_clean:
+                self._look_up(began_at)
                 if pending.setbacks != setbacks:
                     raise again(pending.setback)
                 pause = pending.retry_at - time.monotonic()
@@ -316,7 +330,7 @@ class Outbox:
                 if job is not None:
                     return job
                 about_to_wait()
-                self._sent.wait(pause if pause > 0 else None)
+                self._sent.wait(min(pause, LOOK_SECONDS) if pause > 0 else LOOK_SECONDS)
         return None
 
     def _send(self, pending: Pending, through: BackendFile, piece: Piece) -> None:

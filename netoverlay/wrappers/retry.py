@@ -25,17 +25,20 @@ from tenacity import (
 )
 
 from netoverlay.backend_api.backend import Backend, BackendFile
-from netoverlay.backend_api.errors import UnavailableError
+from netoverlay.backend_api.errors import LayerClosedError, UnavailableError
 from netoverlay.backend_api.types import Access, Creation, FileStat, FileType, LayerPath, RenameFlags, XattrMode
-from netoverlay.backend_api.waiting import about_to_wait, check_interrupted
+from netoverlay.backend_api.waiting import Patience, about_to_wait, asking, check_interrupted, give_up_at, lost_since
 from netoverlay.wrappers.intercept import InterceptingBackend, Operation
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+LATE_SECONDS = 1.0
+"""After which what was sent over a connection that was lost has arrived, if it ever does."""
 FIRST_WAIT = 0.1
 """Seconds before the second repeat; the first comes at once, for a connection that was merely old."""
-MAX_WAIT = 5.0
+MAX_WAIT = 1.0
+"""Seconds, so that who waits goes on soon after the layer is there again: connecting is one try for all."""
 _INTERRUPT_SECONDS = 0.25
 
 
@@ -49,6 +52,7 @@ class Safe(enum.Enum):
 SAFE_TO_REPEAT = {
     Operation.STAT: Safe.READS,
     Operation.LIST_DIR: Safe.READS,
+    Operation.READ_FILES: Safe.READS,
     Operation.SPACE_USAGE: Safe.READS,
     Operation.READLINK: Safe.READS,
     Operation.GET_XATTR: Safe.READS,
@@ -62,13 +66,24 @@ SAFE_TO_REPEAT = {
     Operation.FILE_SET_ATTRIBUTES: Safe.SETS,
     Operation.FILE_LOCK: Safe.SETS,
 }
-"""What is not here, and has no method of its own in RetryingBackend, is tried once.
+"""What is neither here nor below, and has no method of its own in RetryingBackend, is tried once.
 
-Writes, copy_range(), truncate() and allocate(): a first try that arrives late would undo what was written after the
-second; copy-up begins anew, with another file. sync(): a server tells a failed write-back once, so a second sync()
-would call lost data safe. close(): what it is about went with the connection. connect(): whoever mounts decides how
-long to try.
+copy_range(): copy-up begins anew, with another file. sync(): a server tells a failed write-back once, so a second
+sync() would call lost data safe. close(): what it is about went with the connection. connect(): whoever mounts decides
+how long to try.
 """
+
+SAFE_LATER = frozenset({Operation.FILE_WRITE, Operation.FILE_TRUNCATE, Operation.FILE_ALLOCATE})
+"""A first try that arrives late would undo what was written after the second, which is so made LATE_SECONDS after it;
+and in the layers of this mount only (Makes)."""
+
+
+class Makes(enum.Enum):
+    """Who else makes and changes what is in a layer."""
+
+    ANYBODY = "anybody: nothing is repeated that could undo what others did"
+    MOUNT = "this mount, others beside it"
+    MOUNT_ALONE = "this mount alone: what was asked to be made, and is there, was made by it"
 
 
 class UnknownOutcomeError(UnavailableError):
@@ -78,8 +93,11 @@ class UnknownOutcomeError(UnavailableError):
         super().__init__(f"no answer came to {operation} of {path!r}, and whether it was done cannot be told")
 
 
+_FINAL = (UnknownOutcomeError, LayerClosedError, InterruptedError)
+
+
 def _may_pass(error: BaseException) -> bool:
-    return isinstance(error, UnavailableError) and not isinstance(error, UnknownOutcomeError)
+    return isinstance(error, UnavailableError) and not isinstance(error, _FINAL)
 
 
 class RetryingBackend(InterceptingBackend):
@@ -89,16 +107,21 @@ class RetryingBackend(InterceptingBackend):
     backend is closed. If not `patient` there is one repeat, at once, for a connection that was merely old.
     """
 
-    def __init__(self, inner: Backend, deadline: float, *, patient: bool = True) -> None:
+    def __init__(self, inner: Backend, deadline: float, *, patient: bool = True, makes: Makes = Makes.ANYBODY) -> None:
         super().__init__(inner)
         self._deadline = deadline
         self._patient = patient
+        self._makes = makes
+        self._patience = Patience(deadline)
         self._closing = threading.Event()
 
     def around(self, operation: Operation, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        call = partial(function, *args, **kwargs)
         if operation in SAFE_TO_REPEAT:
-            return self._repeat(partial(function, *args, **kwargs))
-        return function(*args, **kwargs)
+            return self._repeat(call)
+        if operation in SAFE_LATER and self._makes is not Makes.ANYBODY:
+            return self._resolve(call, call, pause=min(LATE_SECONDS, self._deadline / 4))
+        return self._once(call)
 
     def close(self) -> None:
         self._closing.set()
@@ -117,7 +140,7 @@ class RetryingBackend(InterceptingBackend):
         call = partial(self.inner.open, path, access, create=create, truncate=truncate, mode=mode)
         if create is Creation.EXCLUSIVE:
             return self.wrap_file(self._create("exclusive creation", path, call))
-        return self.wrap_file(call() if truncate else self._repeat(call))
+        return self.wrap_file(self._once(call) if truncate else self._repeat(call))
 
     def mkdir(self, path: LayerPath, mode: int) -> None:
         self._create("mkdir", path, partial(self.inner.mkdir, path, mode))
@@ -148,7 +171,7 @@ class RetryingBackend(InterceptingBackend):
         """Repeated unless it must create the attribute: one that is there afterwards could be that of others."""
         call = partial(self.inner.set_xattr, path, name, value, mode)
         if mode is XattrMode.CREATE:
-            call()
+            self._once(call)
         else:
             self._repeat(call)
 
@@ -160,18 +183,23 @@ class RetryingBackend(InterceptingBackend):
         """
         call = partial(self.inner.rename, old, new, flags)
         if flags & (RenameFlags.EXCHANGE | RenameFlags.WHITEOUT):
-            call()
+            self._once(call)
             return
         self._resolve(call, lambda: self._rename_again(call, old, new))
+
+    def _once(self, call: Callable[[], T]) -> T:
+        with asking(self._patience):
+            return call()
 
     def _repeat(self, call: Callable[[], T]) -> T:
         return self._resolve(call, call)
 
     def _create(self, operation: str, path: LayerPath, call: Callable[[], T]) -> T:
-        """Create a name. One that is there after a lost reply is not provably ours."""
+        """Create a name. One that is there after a lost reply is not provably ours, if others make names here."""
 
         def again() -> T:
-            if self._look(path) is not None:
+            found = self._look(path)
+            if found is not None and not self._take_back(path, found):
                 raise UnknownOutcomeError(operation, path)
             try:
                 return call()
@@ -180,6 +208,21 @@ class RetryingBackend(InterceptingBackend):
                 raise UnknownOutcomeError(operation, path) from error
 
         return self._resolve(call, again)
+
+    def _take_back(self, path: LayerPath, made: FileStat) -> bool:
+        """Remove what a lost request to make it has made: it may lack what was to be done next. False if that is not
+        what it is."""
+        if self._makes is not Makes.MOUNT_ALONE or (made.type is FileType.REGULAR and made.size):
+            return False
+        try:
+            (self.inner.rmdir if made.type is FileType.DIRECTORY else self.inner.unlink)(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+            return False
+        return True
 
     def _remove(self, call: Callable[[], None], gone: int) -> None:
         """Remove something; the errno `gone` says that it is not there, which after a lost reply is success."""
@@ -212,29 +255,34 @@ class RetryingBackend(InterceptingBackend):
         except FileNotFoundError:
             return None
 
-    def _resolve(self, call: Callable[[], T], again: Callable[[], T]) -> T:
-        """Do `call`; while that or what follows could not reach the layer, do `again`."""
-        start = time.monotonic()
-        try:
-            return call()
-        except UnavailableError:
-            left = start + self._deadline - time.monotonic()
-            if left <= 0 or self._closing.is_set():
-                raise
-        check_interrupted()
-        if not self._patient:
-            return again()
+    def _resolve(self, call: Callable[[], T], again: Callable[[], T], *, pause: float = 0.0) -> T:
+        """Do `call`; while that or what follows could not reach the layer do `again`, `pause` seconds or more later."""
+        with asking(self._patience):
+            start = time.monotonic()
+            try:
+                return call()
+            except UnavailableError as error:
+                left = min(start + self._deadline, give_up_at(self._deadline)) - time.monotonic()
+                if left <= pause or self._closing.is_set() or not _may_pass(error):
+                    raise
+            check_interrupted()
+            return self._try_again(again, left, pause) if self._patient else again()
+
+    def _try_again(self, again: Callable[[], T], left: float, pause: float) -> T:
+        self._sleep(pause)
         return Retrying(
             retry=retry_if_exception(_may_pass),
-            stop=stop_before_delay(left) | stop_when_event_set(self._closing),
-            wait=wait_exponential(multiplier=FIRST_WAIT, max=MAX_WAIT) + wait_random(0, FIRST_WAIT),
+            stop=stop_before_delay(left - pause) | stop_when_event_set(self._closing),
+            wait=wait_exponential(multiplier=FIRST_WAIT, min=pause, max=MAX_WAIT) + wait_random(0, FIRST_WAIT),
             sleep=self._sleep,
             reraise=True,
         )(again)
 
     def _sleep(self, seconds: float) -> None:
         about_to_wait()
-        end = time.monotonic() + seconds
+        began_at = time.monotonic()
+        end = began_at + seconds
         while (left := end - time.monotonic()) > 0 and not self._closing.wait(min(left, _INTERRUPT_SECONDS)):
             check_interrupted()
+        lost_since(began_at)
         check_interrupted()

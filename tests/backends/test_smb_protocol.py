@@ -757,7 +757,7 @@ def test_what_came_of_a_control():
 def test_what_there_is_to_know_of_a_file():
     facts = replies.all_information(all_information())
     assert (facts.mtime_ns, facts.atime_ns, facts.ctime_ns) == TIMES_NS
-    assert facts[3:] == (5000, 8192, 0x21, 0x1122_3344_5566_7788, 2)
+    assert facts[3:] == (5000, 8192, 0x21, 0x1122_3344_5566_7788, 2, 0)
     assert replies.name_of_all(all_information("\\d\\\u00e4")) == "\\d\\\u00e4"
 
 
@@ -766,7 +766,7 @@ def test_what_is_listed():
     assert [entry.name for entry in found] == [".", "\u00e4\U0001f600", "third"]
     facts = found[1].facts
     assert (facts.mtime_ns, facts.atime_ns, facts.ctime_ns) == TIMES_NS
-    assert facts[3:] == (5, 4096, 0x400, 7, None)
+    assert facts[3:] == (5, 4096, 0x400, 7, None, None)
     assert (found[1].reparse_tag, found[1].unix_mode) == (0xA000_000C, 0)
     assert replies.listed(b"") == []
 
@@ -776,7 +776,7 @@ def test_what_is_listed_with_modes():
     assert [entry.name for entry in found] == [".", "\u00e4\U0001f600", "third"]
     facts = found[2].facts
     assert (facts.mtime_ns, facts.atime_ns, facts.ctime_ns) == TIMES_NS
-    assert facts[3:] == (5, 4096, 0x10, 7, None)
+    assert facts[3:] == (5, 4096, 0x10, 7, None, None)
     assert facts.is_directory
     assert (found[2].reparse_tag, found[2].unix_mode) == (0, 0o100644)
     assert replies.listed_with_modes(b"") == []
@@ -796,9 +796,9 @@ def test_an_entry_is_as_smbprotocol_packs_it():
     }
     full = filled(file_info.FileIdFullDirectoryInformation(), **values)
     both = filled(file_info.FileIdBothDirectoryInformation(), **values)
-    for (entry,) in (replies.listed(full.pack()), replies.listed_with_modes(both.pack())):
+    for (entry,), ea_size in ((replies.listed(full.pack()), 0), (replies.listed_with_modes(both.pack()), None)):
         assert entry.name == "n\u00e4me"
-        assert entry.facts == (WHEN_NS, WHEN_NS, WHEN_NS, 5, 4096, 0x20, 9, None)
+        assert entry.facts == (WHEN_NS, WHEN_NS, WHEN_NS, 5, 4096, 0x20, 9, None, ea_size)
 
 
 def test_what_a_volume_is():

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from netoverlay.backend_api import Access, Backend, BackendFile, Creation
+from netoverlay.backend_api.whole_files import read_one_by_one
 from netoverlay.wrappers.intercept import InterceptingBackend, Operation
 
 
@@ -18,6 +19,8 @@ class WatchedBackend(InterceptingBackend):
         super().__init__(inner)
         self.calls: Counter[tuple[Operation, object]] = Counter()
         self.before: dict[Operation, Callable[[object], None]] = {}
+        self.batches: list[list[str]] = []
+        """The paths of each read_files(), whose files are counted one by one, too."""
         self._lock = threading.Lock()
 
     def around(self, operation, function, *args, **kwargs):
@@ -28,6 +31,11 @@ class WatchedBackend(InterceptingBackend):
         if operation in self.before:
             self.before[operation](what)
         return function(*args, **kwargs)
+
+    def read_files(self, wanted, *, unchanging):
+        with self._lock:
+            self.batches.append([each.path for each in wanted])
+        return read_one_by_one(self, wanted, unchanging=unchanging)
 
     def count(self, operation: Operation | None = None) -> int:
         return sum(n for (called, _), n in self.calls.items() if operation in (None, called))

@@ -9,7 +9,8 @@ import time
 import pytest
 
 from netoverlay.backend_api import FileType, UnavailableError, join_path
-from netoverlay.cache.ahead import START_CREDITS, Ahead
+from netoverlay.cache.ahead import Ahead
+from netoverlay.cache.allowance import START_CREDITS
 from netoverlay.cache.metadata import MetadataCache
 from netoverlay.testing.memory_backend import MemoryBackend
 from netoverlay.wrappers.intercept import Operation

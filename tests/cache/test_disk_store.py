@@ -13,7 +13,9 @@ import time
 import pytest
 
 from netoverlay.cache import disk_store
-from netoverlay.cache.disk_store import MAX_ENTRY, MIN_LIMIT, SHARDS, DiskStore, entry_key
+from netoverlay.cache.disk_store import MAX_ENTRY, MIN_LIMIT, SHARDS, DiskStore
+from netoverlay.cache.keys import entry_key
+from netoverlay.cache.records import HEADER_BYTES, header
 
 
 @pytest.fixture
@@ -23,12 +25,8 @@ def store(tmp_path):
     store.close()
 
 
-def entries(directory):
-    return sorted((directory / "content-1").glob("[0-9a-f][0-9a-f]/*"))
-
-
 def contents(directory):
-    return [path for path in entries(directory) if path.suffix != ".sum"]
+    return sorted((directory / "content-2").glob("[0-9a-f][0-9a-f]/*"))
 
 
 @pytest.mark.parametrize("data", [b"", b"x", os.urandom(70_000), os.urandom(MAX_ENTRY)])
@@ -41,7 +39,9 @@ def test_what_is_put_is_found(store, tmp_path, data):
     assert store.read(key) == data
     again = DiskStore(str(tmp_path))
     assert again.read(key) == data
-    assert contents(tmp_path)[0].read_bytes() == data, "the descriptor can stand for the file"
+    descriptor = again.open(key)
+    assert os.pread(descriptor, MAX_ENTRY, HEADER_BYTES) == data
+    os.close(descriptor)
 
 
 def test_parts_of_a_key_do_not_run_together():
@@ -53,25 +53,23 @@ def test_an_entry_larger_than_the_limit_is_refused(store):
     assert not store.put(entry_key("x"), bytes(MAX_ENTRY + 1))
 
 
-@pytest.mark.parametrize("damage", ["truncate", "empty", "flip", "grow", "no digest", "wrong digest", "symlink"])
+@pytest.mark.parametrize("damage", ["truncate", "empty", "flip", "grow", "no header", "other header", "symlink"])
 def test_a_damaged_entry_is_dropped(store, tmp_path, damage):
     key = entry_key("k")
     store.put(key, b"content" * 100)
     path = contents(tmp_path)[0]
-    digest = path.with_name(path.name + ".sum")
     if damage in ("truncate", "empty"):
         os.truncate(path, 10 if damage == "truncate" else 0)
     elif damage == "flip":
-        path.write_bytes(b"C" + path.read_bytes()[1:])
+        path.write_bytes(path.read_bytes()[:-1] + b"C")
     elif damage == "grow":
         path.write_bytes(path.read_bytes() + b"x")
     elif damage == "symlink":
         path.unlink()
         path.symlink_to("/etc/hostname")
     else:
-        digest.unlink()
-        if damage == "wrong digest":
-            digest.symlink_to("0" * 40)
+        other = b"" if damage == "no header" else header(b"", b"another" * 100)
+        path.write_bytes(other + path.read_bytes()[HEADER_BYTES:])
     other = DiskStore(str(tmp_path))
     assert other.read(key) is None
     assert other.put(key, b"content" * 100)
@@ -82,12 +80,12 @@ def test_truncation_is_noticed_by_who_has_checked_before(store, tmp_path):
     key = entry_key("k")
     store.put(key, b"content")
     assert store.read(key) == b"content"
-    os.truncate(contents(tmp_path)[0], 3)
+    os.truncate(contents(tmp_path)[0], HEADER_BYTES + 3)
     assert store.read(key) is None
 
 
 def test_the_directory_is_private(store, tmp_path):
-    root = tmp_path / "content-1"
+    root = tmp_path / "content-2"
     assert root.stat().st_mode & 0o777 == 0o700
     root.chmod(0o777)
     DiskStore(str(tmp_path))
@@ -106,7 +104,7 @@ def test_a_directory_of_another_user_is_not_used(tmp_path, caplog, monkeypatch):
 def test_a_symlink_in_place_of_the_directory_is_not_followed(tmp_path, caplog):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    (tmp_path / "content-1").symlink_to(elsewhere)
+    (tmp_path / "content-2").symlink_to(elsewhere)
     store = DiskStore(str(tmp_path))
     assert not store.put(entry_key("k"), b"x")
     assert list(elsewhere.iterdir()) == []
@@ -121,7 +119,7 @@ def test_a_store_that_cannot_be_written_is_bypassed_with_one_warning(store, tmp_
         raise OSError(code, os.strerror(code))
 
     with monkeypatch.context() as patch:
-        patch.setattr(disk_store.os, "write", fail)
+        patch.setattr(disk_store.os, "writev", fail)
         for number in range(5):
             assert not store.put(entry_key(number), b"x")
             store._resume = 0.0
@@ -129,7 +127,7 @@ def test_a_store_that_cannot_be_written_is_bypassed_with_one_warning(store, tmp_
     assert not store.is_writable
     assert store.read(entry_key("before")) == b"x"
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
-    assert list((tmp_path / "content-1/incoming").iterdir()) == []
+    assert list((tmp_path / "content-2/incoming").iterdir()) == []
     now = time.monotonic()
     monkeypatch.setattr(disk_store.time, "monotonic", lambda: now + 61)
     assert store.put(entry_key("after"), b"x")
@@ -155,7 +153,7 @@ def test_the_least_recently_used_go_first(tmp_path):
     size = MAX_ENTRY // 4
     for age, key in enumerate(keys[:7]):
         store.put(key, os.urandom(size))
-        path = tmp_path / "content-1/00" / key
+        path = tmp_path / "content-2/00" / key
         os.utime(path, (time.time() - 90_000 + age,) * 2)
     used = store.open(keys[0])
     os.close(used)
@@ -166,25 +164,24 @@ def test_the_least_recently_used_go_first(tmp_path):
     assert keys[1] not in kept
     assert keys[11] in kept
     assert sum(path.stat().st_blocks * 512 for path in contents(tmp_path)) <= MIN_LIMIT // SHARDS
-    assert {path.name.removesuffix(".sum") for path in entries(tmp_path)} == kept, "digests go with their content"
 
 
 def test_an_open_entry_outlives_its_eviction(tmp_path):
     store = DiskStore(str(tmp_path), MIN_LIMIT)
     keys = keys_of_one_shard(20)
     store.put(keys[0], b"first")
-    os.utime(tmp_path / "content-1/00" / keys[0], (1, 1))
+    os.utime(tmp_path / "content-2/00" / keys[0], (1, 1))
     held = store.open(keys[0])
-    os.utime(tmp_path / "content-1/00" / keys[0], (1, 1))
+    os.utime(tmp_path / "content-2/00" / keys[0], (1, 1))
     for key in keys[1:]:
         store.put(key, os.urandom(MAX_ENTRY // 4))
     assert keys[0] not in store
-    assert os.pread(held, 10, 0) == b"first"
+    assert os.pread(held, 10, HEADER_BYTES) == b"first"
     os.close(held)
 
 
 def test_what_a_crash_left_is_cleared(store, tmp_path):
-    incoming = tmp_path / "content-1/incoming"
+    incoming = tmp_path / "content-2/incoming"
     for name, age in (("old", 7200), ("young", 10)):
         (incoming / name).write_bytes(b"part")
         os.utime(incoming / name, (time.time() - age,) * 2)
@@ -214,7 +211,8 @@ def test_closing_under_use(tmp_path):
 
 WORKER = """
 import sys
-from netoverlay.cache.disk_store import MIN_LIMIT, DiskStore, entry_key
+from netoverlay.cache.disk_store import MIN_LIMIT, DiskStore
+from netoverlay.cache.keys import entry_key
 store = DiskStore(sys.argv[1], MIN_LIMIT)
 for turn in range(2):
     for number in range(400):
@@ -238,5 +236,5 @@ def test_two_processes_on_one_store(tmp_path, caplog):
     store = DiskStore(str(tmp_path))
     for number in range(150):
         assert store.read(entry_key("shared", number)) == bytes([number]) * (40_000 + number)
-    assert list((tmp_path / "content-1/incoming").iterdir()) == []
+    assert list((tmp_path / "content-2/incoming").iterdir()) == []
     assert not caplog.records

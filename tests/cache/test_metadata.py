@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from netoverlay.backend_api import Access, AttributeChange, FileType, NotSupportedError, UnavailableError
+from netoverlay.backend_api.delegate import DelegatingBackend
 from netoverlay.backend_api.waiting import set_hooks
 from netoverlay.cache import listings
 from netoverlay.cache.metadata import MetadataCache
@@ -362,6 +363,28 @@ def test_a_huge_directory_is_not_listed_again_for_one_name(memory, monkeypatch):
     cache.list_dir("d")
     assert cache.stat("d/one").size == 5
     assert watched.count(Operation.LIST_DIR) == 1
+
+
+def test_of_what_a_listing_says_has_no_xattrs_none_are_asked(memory):
+    class Telling(DelegatingBackend):
+        def list_dir(self, path):
+            names = {"two"}
+            return [
+                entry._replace(stat=entry.stat._replace(has_xattrs=entry.name in names))
+                for entry in self.inner.list_dir(path)
+            ]
+
+    memory.set_xattr("d/two", "user.a", b"value")
+    watched, cache = cached(Telling(memory))
+    assert cache.get_xattr("d/two", "user.a") == b"value"
+    cache.list_dir("d")
+    with watched.silent():
+        assert cache.list_xattrs("d/one") == []
+        with pytest.raises(OSError, match="No data") as raised:
+            cache.get_xattr("d/one", "user.a")
+    assert raised.value.errno == errno.ENODATA
+    cache.set_xattr("d/one", "user.a", b"new")
+    assert cache.get_xattr("d/one", "user.a") == b"new"
 
 
 def test_without_xattrs_nothing_is_asked():

@@ -26,6 +26,7 @@ from netoverlay.backend_api import (
     RenameFlags,
     UnavailableError,
 )
+from netoverlay.cache.listing import Unpacked
 from netoverlay.cache.metadata import MetadataCache
 from netoverlay.testing.memory_backend import ALL_CAPABILITIES, MemoryBackend
 from tests.cache.calls import WatchedBackend, write_file
@@ -64,6 +65,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.truth = MemoryBackend(self.capabilities)
         self.below = LostReply(self.truth)
         self.cache = MetadataCache(self.below, ttl=None, max_entries=25, ahead=0)
+        self.cache._listings._unpacked = Unpacked(6)
         self.cache.connect()
         for path in ("d", "d/e"):
             self.truth.mkdir(path, 0o755)

@@ -9,13 +9,19 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from tests.chaos.cuts import Faulty
+from tests.chaos.faults import CUTS, RESTARTS, Fault
 from tests.chaos.kills import Kills
-from tests.chaos.sites import KINDS, started
+from tests.chaos.sites import KINDS, REMOTE_KINDS, started, started_behind_proxy
 from tests.chaos.summary import Summary, say
+from tests.chaos.told import DEADLINE
 
-_DEFAULT_COUNT = 500
+_KILLS = 500
+_CUTS = 200
+_RESTARTS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +35,7 @@ class Part:
 
 def _kills_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--upper", choices=KINDS, required=True, help="where the upper is")
-    parser.add_argument("--count", type=int, default=_DEFAULT_COUNT, help="how many kills")
+    parser.add_argument("--count", type=int, default=_KILLS, help="how many kills")
 
 
 def _kills(arguments: argparse.Namespace, place: Path) -> Summary:
@@ -37,7 +43,24 @@ def _kills(arguments: argparse.Namespace, place: Path) -> Summary:
         return Kills(site, place, arguments.seed).run(arguments.count)
 
 
+def _cuts_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--kind", choices=REMOTE_KINDS, required=True, help="of the server that has base and upper")
+    parser.add_argument("--count", type=int, default=_CUTS, help="how many faults")
+
+
+def _restarts_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--kind", choices=REMOTE_KINDS, required=True, help="of the server that has base and upper")
+    parser.add_argument("--count", type=int, default=_RESTARTS, help="how many restarts")
+
+
+def _faulty(kinds: tuple[Fault, ...], arguments: argparse.Namespace, place: Path) -> Summary:
+    with started_behind_proxy(arguments.kind, place, DEADLINE) as site:
+        return Faulty(site, place, arguments.seed, kinds).run(arguments.count)
+
+
 PARTS = {
+    "cuts": Part("cut connections under programs, and compare", _cuts_arguments, partial(_faulty, CUTS)),
+    "restarts": Part("restart the server under programs, and compare", _restarts_arguments, partial(_faulty, RESTARTS)),
     "kills": Part("kill the daemon in copy-ups and renames, mount again, and compare", _kills_arguments, _kills),
 }
 

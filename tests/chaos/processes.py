@@ -10,6 +10,7 @@ context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(
     [
         "tests.chaos.daemons",
+        "tests.chaos.random_io",
         "tests.chaos.worker",
         "netoverlay.daemon",
         "netoverlay_local",

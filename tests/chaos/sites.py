@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.mounted.mounting import layer_table, sftp_login, smb_login
+from tests.mounted.mounting import layer_table, sftp_login, smb_login, through_proxy
+from tests.servers.proxy import Proxy
 from tests.servers.smbd import SmbServer
 from tests.servers.sshd import SshServer
 
 KINDS = ("local", "sftp", "smb")
+REMOTE_KINDS = ("sftp", "smb")
 
 
 class Site(ABC):
@@ -44,10 +46,10 @@ class SftpSite(Site):
     kind = "sftp"
 
     def __init__(self, server: SshServer) -> None:
-        self._server = server
+        self.server = server
 
     def keys(self, path: Path) -> list[str]:
-        return [f'url = "{self._server.url(path)}"', *sftp_login(self._server)]
+        return [f'url = "{self.server.url(path)}"', *sftp_login(self.server)]
 
 
 class SmbSite(Site):
@@ -56,10 +58,36 @@ class SmbSite(Site):
     kind = "smb"
 
     def __init__(self, server: SmbServer) -> None:
-        self._server = server
+        self.server = server
 
     def keys(self, path: Path) -> list[str]:
-        return [f'url = "{self._server.url_of(path)}"', *smb_login(self._server)]
+        return [f'url = "{self.server.url_of(path)}"', *smb_login(self.server)]
+
+
+class ProxiedSite(Site):
+    """A server that is reached through a proxy, which can fail."""
+
+    def __init__(self, server: SshServer | SmbServer, proxy: Proxy, place: Path, deadline: float) -> None:
+        """`place`: a directory for what is known of the proxy. `deadline`: of the layers, in seconds."""
+        self.kind = "smb" if isinstance(server, SmbServer) else "sftp"
+        self.server = server
+        self.proxy = proxy
+        self._known_hosts = place / "known_hosts"
+        self._deadline = deadline
+
+    def keys(self, path: Path) -> list[str]:
+        url, login = through_proxy(self.server, self.proxy.port, path, self._known_hosts)
+        return [f'url = "{url}"', *login, f"deadline = {self._deadline}"]
+
+
+@contextmanager
+def started_behind_proxy(kind: str, place: Path, deadline: float) -> Iterator[ProxiedSite]:
+    """As started(), of a kind that has a server."""
+    with started(kind, place) as site:
+        if not isinstance(site, SftpSite | SmbSite):
+            raise ValueError(f"{kind} has no server")
+        with Proxy(site.server.port) as proxy:
+            yield ProxiedSite(site.server, proxy, place, deadline)
 
 
 @contextmanager

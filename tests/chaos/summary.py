@@ -16,6 +16,9 @@ class Summary:
     servers_killed: int = 0
     daemons_killed: int = 0
     bytes_compared: int = 0
+    calls: int = 0
+    """That were timed."""
+    calls_over_deadline: int = 0
     differences: tuple[str, ...] = ()
     details: Counter[str] = field(default_factory=Counter)
     """Further counts, by what they count."""
@@ -26,6 +29,8 @@ class Summary:
             self.servers_killed + other.servers_killed,
             self.daemons_killed + other.daemons_killed,
             self.bytes_compared + other.bytes_compared,
+            self.calls + other.calls,
+            self.calls_over_deadline + other.calls_over_deadline,
             self.differences + other.differences,
             self.details + other.details,
         )
@@ -37,6 +42,8 @@ class Summary:
             f"connections cut: {self.connections_cut}",
             f"servers killed: {self.servers_killed}",
             f"daemons killed: {self.daemons_killed}",
+            f"calls timed: {self.calls}",
+            f"calls over the deadline: {self.calls_over_deadline}",
             f"bytes compared: {self.bytes_compared}",
             f"differences found: {len(self.differences)}",
         ]

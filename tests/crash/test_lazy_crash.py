@@ -13,6 +13,7 @@ import pytest
 from netoverlay.backend_api import Access, AllocateMode, RenameFlags
 from netoverlay.testing.faults import CHANGES, Faults
 from netoverlay.testing.faulty_backend import FaultyBackend
+from tests.checking.repairing import put_in_order
 from tests.overlay.lazy import THRESHOLD, LazyMounted, is_lazy, maps
 from tests.overlay.trees import write_tree
 
@@ -93,8 +94,13 @@ CASES = {
 }
 
 
-def attempt(directory: Path, change: Change, arm: Callable[[Faults], None], *, dies: bool) -> tuple[bool, list[bytes]]:
-    """Make the change with faults: if it succeeded, and what this mount, if it lives, and the next show."""
+def attempt(
+    directory: Path, change: Change, arm: Callable[[Faults], None], *, dies: bool, is_checked: bool = False
+) -> tuple[bool, list[bytes]]:
+    """Make the change with faults: if it succeeded, and what this mount, if it lives, and the next show.
+
+    `is_checked`: what is left is checked and repaired before the next mount.
+    """
     shutil.rmtree(directory, ignore_errors=True)
     write_tree(directory / "lower0", {"big": OLD, "small": b"small"})
     faults = Faults()
@@ -113,6 +119,8 @@ def attempt(directory: Path, change: Change, arm: Callable[[Faults], None], *, d
         faults.clear()
         shown.append(overlay.read("big"))
         overlay.close()
+    if is_checked:
+        put_in_order(LazyMounted(directory, mounted=False))
     again = LazyMounted(directory)
     shown.append(again.read("big"))
     settle(again)
@@ -139,6 +147,20 @@ def test_a_daemon_that_dies_leaves_the_old_or_the_new(tmp_path: Path, name: str,
     else:
         pytest.fail("the change never got through")
     assert nth > 1
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_a_daemon_that_dies_leaves_is_put_in_order_by_a_check(tmp_path: Path, name: str) -> None:
+    change = CASES[name]
+    for nth in range(1, MANY):
+        done, shown = attempt(
+            tmp_path / "o", change, lambda f, n=nth: f.crash(*CALLS, nth=n, after=True), dies=True, is_checked=True
+        )
+        for content in shown:
+            assert change.may_show(content), f"call {nth}"
+        if done:
+            return
+    pytest.fail("the change never got through")
 
 
 @pytest.mark.parametrize("name", CASES)

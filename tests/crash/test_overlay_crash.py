@@ -12,6 +12,7 @@ import pytest
 from netoverlay.testing.faults import CHANGES as CHANGING_CALLS
 from netoverlay.testing.faults import Faults
 from netoverlay.testing.faulty_backend import FaultyBackend
+from tests.checking.repairing import put_in_order
 from tests.overlay.test_changes import BASE, CHANGES, copy_of
 from tests.overlay.trees import Mounted, Tree, write_tree
 
@@ -49,8 +50,13 @@ def expected() -> dict[str, Tree]:
     return trees
 
 
-def attempt(directory: Path, change: str, arm: Callable[[Faults], None], *, dies: bool) -> tuple[bool, list[Tree]]:
-    """Make the change with faults: if it succeeded, and the trees that this mount, if it lives, and the next show."""
+def attempt(
+    directory: Path, change: str, arm: Callable[[Faults], None], *, dies: bool, is_checked: bool = False
+) -> tuple[bool, list[Tree]]:
+    """Make the change with faults: if it succeeded, and the trees that this mount, if it lives, and the next show.
+
+    `is_checked`: what is left is checked and repaired before the next mount.
+    """
     shutil.rmtree(directory, ignore_errors=True)
     write_tree(directory / "lower0", BASE)
     faults = Faults()
@@ -67,6 +73,8 @@ def attempt(directory: Path, change: str, arm: Callable[[Faults], None], *, dies
         faults.clear()
         trees.append(overlay.tree())
         overlay.close()
+    if is_checked:
+        put_in_order(Mounted(directory, mounted=False))
     again = Mounted(directory)
     trees.append(again.tree())
     again.close()
@@ -90,6 +98,24 @@ def test_a_daemon_that_dies_leaves_the_old_or_the_new(
     else:
         pytest.fail("the change never got through")
     assert nth > 1
+
+
+@pytest.mark.parametrize("change", SINGLE)
+def test_what_a_daemon_that_dies_leaves_is_put_in_order_by_a_check(
+    tmp_path: Path, change: str, expected: dict[str, Tree]
+) -> None:
+    for nth in range(1, MANY):
+        done, trees = attempt(
+            tmp_path / "o",
+            change,
+            lambda f, n=nth: f.crash(*CHANGING_CALLS, nth=n, after=True),
+            dies=True,
+            is_checked=True,
+        )
+        assert trees[-1] in (BASE, expected[change]), f"call {nth}"
+        if done:
+            return
+    pytest.fail("the change never got through")
 
 
 @pytest.mark.parametrize("change", SINGLE)

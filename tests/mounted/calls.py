@@ -448,12 +448,19 @@ def directories_count_their_subdirectories() -> object:
     return counts if COUNTED else "not counted"
 
 
+def give_name(descriptor: int, path: str) -> None:
+    """With a directory's descriptor, without which link(2) is called, and links the link in /proc."""
+    here = os.open(".", os.O_PATH)
+    os.link(f"/proc/self/fd/{descriptor}", path, dst_dir_fd=here, follow_symlinks=True)
+    os.close(here)
+
+
 @call
 def a_file_without_a_name() -> object:
     descriptor = os.open("dir", os.O_TMPFILE | os.O_RDWR, 0o666)
     os.write(descriptor, b"content")
     counts = [os.fstat(descriptor).st_nlink, len(os.listdir("dir"))]
-    os.link(f"/proc/self/fd/{descriptor}", "dir/named", follow_symlinks=True)
+    give_name(descriptor, "dir/named")
     counts.append(os.fstat(descriptor).st_nlink)
     os.close(descriptor)
     return [counts, oct(os.stat("dir/named").st_mode)]
@@ -462,7 +469,7 @@ def a_file_without_a_name() -> object:
 @call
 def a_file_without_a_name_is_gone_when_closed() -> object:
     descriptor = os.open("dir", os.O_TMPFILE | os.O_RDWR | os.O_EXCL, 0o600)
-    os.link(f"/proc/self/fd/{descriptor}", "dir/named", follow_symlinks=True)
+    give_name(descriptor, "dir/named")
 
 
 @call

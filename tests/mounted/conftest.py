@@ -7,13 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted.mounting import layer_table, sftp_login, smb_login
+from tests.mounted.mounting import OverlayMount, layer_table, sftp_login, smb_login
 from tests.servers.smbd import SmbServer
 from tests.servers.sshd import SshServer
 
 
+@pytest.fixture
+def channel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What all mounts of the test speak to the kernel through; our own unless channels.over_both says otherwise."""
+    chosen = str(getattr(request, "param", "own"))
+    monkeypatch.setattr(OverlayMount, "channel", chosen)
+    return chosen
+
+
 @pytest.fixture(params=["local", "sftp", "smb"])
-def transport(request: pytest.FixtureRequest) -> str:
+def transport(request: pytest.FixtureRequest, channel: str) -> str:
     return str(request.param)
 
 

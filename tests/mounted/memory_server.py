@@ -25,13 +25,18 @@ from netoverlay.fuse import replies, requests
 from netoverlay.fuse.abi import Fattr, Fopen
 from netoverlay.fuse.channel import Channel
 from netoverlay.fuse.mount import MountOptions, mount
+from netoverlay.fuse.negotiation import SessionSettings
 from netoverlay.fuse.replies import FOR_EVER, DirectoryPacker, Entry, FuseAttributes, Reply
 from netoverlay.fuse.requests import RequestHeader
-from netoverlay.fuse.session import Session
+from netoverlay.fuse.session import Session, plain_errno
+from netoverlay.kernel_channel import KernelSession
+from netoverlay.pyfuse3_session import Pyfuse3Session
 from tests.wire.refusing import RefusingOperations
 
 ROOT = 1
 FORGETS = (2, 42)
+THREADS = 32
+"""That serve requests, at most."""
 BIG = bytes(range(256)) * 12288
 FILES = {
     "hello": b"hello\n",
@@ -187,7 +192,14 @@ class Memory(RefusingOperations):
         raise OSError(errno.ENODATA, body.name)
 
 
-def change_behind_the_kernel(memory: Memory, session: Session) -> None:
+def session_of(channel: str, device: int, memory: Memory) -> KernelSession:
+    settings = SessionSettings(max_threads=THREADS)
+    if channel == "own":
+        return Session(Channel(device), memory, settings)
+    return Pyfuse3Session(device, memory, settings, plain_errno)
+
+
+def change_behind_the_kernel(memory: Memory, session: KernelSession) -> None:
     """What a notification thread does: change, then tell. The last line says that it is done."""
     children = memory.nodes[ROOT].children
     changing, going = children["changing"], children.pop("going")
@@ -210,6 +222,7 @@ def main() -> None:
     parser.add_argument("mountpoint")
     parser.add_argument("--uid", type=int, default=os.getuid())
     parser.add_argument("--grace", type=float, default=10)
+    parser.add_argument("--channel", choices=["own", "pyfuse3"], default="own")
     options = parser.parse_args()
     if options.uid != os.getuid():
         os.setgroups([])
@@ -217,7 +230,7 @@ def main() -> None:
         os.setresuid(options.uid, options.uid, options.uid)
     memory = Memory()
     mounted = mount(options.mountpoint, MountOptions(source="memory, of a \\ test"))
-    session = Session(Channel(mounted.device), memory)
+    session = session_of(options.channel, mounted.device, memory)
     session.handshake()
     change = threading.Thread(target=change_behind_the_kernel, args=(memory, session))
     signal.signal(signal.SIGTERM, lambda *_: session.request_stop())

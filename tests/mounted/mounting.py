@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 from tests.servers.smbd import SmbServer
 from tests.servers.sshd import SshServer
@@ -62,8 +62,23 @@ def through_proxy(server: SshServer | SmbServer, port: int, path: Path, known_ho
     return server.url(path, port=port), login
 
 
+def through(channel: str, profile: str) -> str:
+    """The profile with that `mount.channel`, and what the channel needs."""
+    if channel == "own":
+        return profile
+    key = f'channel = "{channel}"\n'
+    locks = '[locks]\nmode = "local"\n'
+    with_key = (
+        profile.replace("[mount]\n", f"[mount]\n{key}") if "[mount]\n" in profile else f"{profile}\n[mount]\n{key}"
+    )
+    return f"{with_key}\n{locks}"
+
+
 class OverlayMount:
     """A profile, mounted. Its log must hold nothing that nobody expects."""
+
+    channel: ClassVar[str] = "own"
+    """Of all mounts that a test makes: set by the fixture `channel`."""
 
     def __init__(
         self,
@@ -72,13 +87,15 @@ class OverlayMount:
         *,
         upper: Path | None = None,
         upper_keys: Sequence[str] = (),
+        private: bool = True,
         prefix: Sequence[str] = (),
         unmount_prefix: Sequence[str] | None = None,
         tables: str = "",
     ) -> None:
         """`lowers`: the `[[lower]]` tables. `upper`: default a new directory of `directory`. `tables`: further ones.
 
-        `upper_keys`: of the table `[upper]`, with a url by which a server has the directory.
+        `upper_keys`: of the table `[upper]`, with a url by which a server has the directory. `private`: without them,
+        whether the kernel may believe that nobody else uses the upper, and opens files by itself.
         """
         self.directory = directory
         self.path = directory / "mnt"
@@ -89,9 +106,13 @@ class OverlayMount:
         self._unmount_prefix = list(prefix if unmount_prefix is None else unmount_prefix)
         for made in (self.path, self.upper):
             made.mkdir(parents=True, exist_ok=True)
-        keys = "\n".join(upper_keys or [f'url = "{self.upper}"'])
+        keys = "\n".join(upper_keys or [f'url = "{self.upper}"', f"private = {str(private).lower()}"])
         written = f'[upper]\n{keys}\n[cache]\ndirectory = "{directory}/cache"\n'
-        self.profile.write_text(f"{lowers}\n{written}\n{tables}")
+        self.write_profile(f"{lowers}\n{written}\n{tables}")
+
+    def write_profile(self, text: str) -> None:
+        """Have another one than that of the arguments."""
+        self.profile.write_text(through(self.channel, text))
 
     def mount(self) -> None:
         run(*self._prefix, *COMMAND, "mount", self.profile, self.path, "--log-file", self.log)

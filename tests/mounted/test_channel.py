@@ -19,20 +19,19 @@ from typing import Any, Self
 import pytest
 
 from netoverlay.fuse.mount import unmount
-from netoverlay.fuse.negotiation import SessionSettings
 from tests.mounted import ordinary_user
-from tests.mounted.memory_server import BIG
+from tests.mounted.channels import on_each_channel
+from tests.mounted.memory_server import BIG, THREADS
 
 ROOT_DIRECTORY = Path(__file__).parents[2]
 USERS = [os.getuid()] if os.getuid() else [0, ordinary_user.UID]
 MNT_FORCE = 1
-THREADS = SessionSettings().max_threads
 
 
 class Mounted:
     """A memory_server and its mount point, used as the user who mounted it."""
 
-    def __init__(self, uid: int, *, grace: float = 10) -> None:
+    def __init__(self, uid: int, *, channel: str = "own", grace: float = 10) -> None:
         self.uid = uid
         # Not below pytest's own directory, which other users may not enter.
         self.directory = Path(tempfile.mkdtemp(prefix="netoverlay-"))
@@ -41,7 +40,7 @@ class Mounted:
         self.mountpoint.mkdir()
         os.chown(self.mountpoint, uid, -1)
         command = [sys.executable, "-m", "tests.mounted.memory_server", str(self.mountpoint)]
-        command += ["--uid", str(uid), "--grace", str(grace)]
+        command += ["--uid", str(uid), "--grace", str(grace), "--channel", channel]
         if uid != os.getuid():
             command = ordinary_user.in_own_namespace(ordinary_user.make_device(self.directory), *command)
         self.server = subprocess.Popen(
@@ -106,11 +105,17 @@ class Mounted:
 
 
 @pytest.fixture(params=USERS, ids=lambda uid: "root" if uid == 0 else "user")
-def mounted(request: pytest.FixtureRequest) -> Iterator[Mounted]:
-    with Mounted(request.param) as made:
+def uid(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+@pytest.fixture
+def mounted(uid: int, channel: str) -> Iterator[Mounted]:
+    with Mounted(uid, channel=channel) as made:
         yield made
 
 
+@on_each_channel
 def test_reading_listing_and_changing(mounted: Mounted) -> None:
     shell = mounted.shell
     assert shell("cat hello") == "hello\n"
@@ -141,6 +146,7 @@ def test_mount_table(mounted: Mounted) -> None:
     assert {f"user_id={mounted.uid}", "default_permissions"} <= set(super_options.split(","))
 
 
+@on_each_channel
 def test_interrupted_caller(mounted: Mounted) -> None:
     reader = mounted.start("cat", mounted.path("shy"))
     assert mounted.line() == "shy"
@@ -154,6 +160,7 @@ def test_interrupted_caller(mounted: Mounted) -> None:
     assert mounted.report["counters"]["interrupt"] >= 1
 
 
+@on_each_channel
 def test_more_wait_than_there_are_threads(mounted: Mounted) -> None:
     """All of them wait on one inode, whose reads the kernel sends in parallel."""
     readers = [mounted.start("dd", f"if={mounted.path('slow')}", "iflag=direct", "bs=1") for _ in range(40)]
@@ -168,6 +175,7 @@ def test_more_wait_than_there_are_threads(mounted: Mounted) -> None:
 WAITING_USER = 'cd "$0"; echo here; read line; cat hello'
 
 
+@on_each_channel
 def test_sigterm_while_in_use_detaches(mounted: Mounted) -> None:
     user = mounted.start("/bin/sh", "-c", WAITING_USER, str(mounted.mountpoint))
     assert user.stdout is not None
@@ -182,9 +190,9 @@ def test_sigterm_while_in_use_detaches(mounted: Mounted) -> None:
     assert mounted.errors == ""
 
 
-@pytest.mark.parametrize("uid", USERS)
-def test_grace_period_ends(uid: int) -> None:
-    with Mounted(uid, grace=0.3) as mounted:
+@on_each_channel
+def test_grace_period_ends(uid: int, channel: str) -> None:
+    with Mounted(uid, channel=channel, grace=0.3) as mounted:
         user = mounted.start("/bin/sh", "-c", WAITING_USER, str(mounted.mountpoint))
         assert user.stdout is not None
         assert user.stdout.readline() == b"here\n"
@@ -196,12 +204,14 @@ def test_grace_period_ends(uid: int) -> None:
         assert b"hello: " in errors
 
 
+@on_each_channel
 def test_unmounted_by_its_user(mounted: Mounted) -> None:
     unmount_as_its_user(mounted)
     mounted.finish()
     assert mounted.errors == ""
 
 
+@on_each_channel
 def test_notifications(mounted: Mounted) -> None:
     seen = "cat changing; ls coming going 2>/dev/null || true"
     assert mounted.shell(seen) == "before\ngoing\n"

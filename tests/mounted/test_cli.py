@@ -188,7 +188,7 @@ def test_read_only(tmp_path: Path, base: Path) -> None:
 
 def test_check(sshd: SshServer, tmp_path: Path, base: Path) -> None:
     keys = [f'identity_file = "{sshd.identity_file}"', f'known_hosts = "{sshd.known_hosts}"']
-    overlay = OverlayMount(tmp_path, layer_table(sshd.url(base), keys) + layer_table(f"{tmp_path}/none"))
+    overlay = OverlayMount(tmp_path, layer_table(sshd.url(base), keys) + layer_table(f"{tmp_path}/none"), private=False)
     command = [*COMMAND, "check", str(overlay.profile)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
     headings, upper, first, second = (line.split() for line in done.stdout.splitlines())

@@ -14,14 +14,15 @@ from typing import Final
 
 import pytest
 
+from tests.mounted.channels import carried_over, over_both
 from tests.mounted.differential.bench import Bench
 from tests.mounted.differential.machine import EXAMPLES_VARIABLE, Benches, run_sequences
-from tests.mounted.differential.planting import ACLS_ARE_KEPT, CARRIED
+from tests.mounted.differential.planting import CARRIED
 from tests.mounted.differential.together import run_together
 from tests.mounted.test_parity import as_smb_has_links
 
-EXAMPLES: Final = {"local": 8, "sftp": 2, "smb": 2}
-TREES: Final = {"local": 30, "sftp": 10, "smb": 8}
+EXAMPLES: Final = {("own", "local"): 5, ("own", "sftp"): 2, ("own", "smb"): 2, ("pyfuse3", "local"): 1}
+TREES: Final = {("own", "local"): 30, ("own", "sftp"): 10, ("own", "smb"): 8, ("pyfuse3", "local"): 8}
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can be several users"),
@@ -38,22 +39,27 @@ def _prepare_for_smb(base: Path) -> None:
 
 
 @pytest.fixture
-def benches(tmp_path: Path, lower: Callable[[Path], str], transport: str) -> Iterator[Benches]:
+def benches(tmp_path: Path, lower: Callable[[Path], str], channel: str, transport: str) -> Iterator[Benches]:
     def make(name: str) -> Bench:
         prepare = _prepare_for_smb if transport == "smb" else None
-        return Bench(tmp_path / name, lower, CARRIED[transport], trees=TREES[transport], prepare=prepare)
+        private = transport != "sftp"
+        carried = carried_over(channel, CARRIED[transport])
+        return Bench(tmp_path / name, lower, carried, trees=TREES[channel, transport], prepare=prepare, private=private)
 
     made = Benches(make)
     yield made
     made.close(AssertionError())  # if there was none, it is closed already, with all checks
 
 
-def test_random_sequences_give_what_they_give_natively(benches: Benches, transport: str) -> None:
-    run_sequences(benches, EXAMPLES[transport], acls=ACLS_ARE_KEPT)
+@over_both
+def test_random_sequences_give_what_they_give_natively(benches: Benches, channel: str, transport: str) -> None:
+    run_sequences(benches, EXAMPLES[channel, transport], acls=carried_over(channel, CARRIED["local"]).acls)
 
 
-def test_threads_do_not_disturb_each_other(benches: Benches, transport: str) -> None:
-    for seed in range(2 if transport == "local" else 1):
-        differences = run_together(benches.bench(), Random(seed), acls=ACLS_ARE_KEPT)
+@over_both
+def test_threads_do_not_disturb_each_other(benches: Benches, channel: str, transport: str) -> None:
+    acls = carried_over(channel, CARRIED["local"]).acls
+    for seed in range(2 if (channel, transport) == ("own", "local") else 1):
+        differences = run_together(benches.bench(), Random(seed), acls=acls)
         assert not differences, "\n".join(differences[:12])
     benches.close()

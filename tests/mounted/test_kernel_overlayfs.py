@@ -60,7 +60,8 @@ class Layers:
 
     def set_lowers(self, lowers: list[Path]) -> None:
         self.lowers = lowers
-        self.mount = OverlayMount(self._place / "ours", "".join(layer_table(str(lower)) for lower in lowers))
+        tables = "".join(layer_table(str(lower)) for lower in lowers)
+        self.mount = OverlayMount(self._place / "ours", tables, private=False)
         self.upper = self.mount.upper
         self.work = Path(f"{self.upper}.work")
 

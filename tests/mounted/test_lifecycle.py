@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.mounted.channels import over_both
 from tests.mounted.mounting import COMMAND, OverlayMount, layer_table, run, wait_for_end
 
 
@@ -22,6 +23,7 @@ def base(tmp_path: Path) -> Path:
     return top
 
 
+@over_both
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_with_all_that_was_written(tmp_path: Path, lower, base: Path, number: int) -> None:
     mount = OverlayMount(tmp_path / "m", lower(base))
@@ -36,6 +38,7 @@ def test_a_signal_ends_it_with_all_that_was_written(tmp_path: Path, lower, base:
         assert (mount.path / "file").read_text() == "changed\n"
 
 
+@over_both
 def test_a_signal_while_files_are_open_lets_their_users_finish(tmp_path: Path, lower, base: Path) -> None:
     mount = OverlayMount(tmp_path / "m", lower(base))
     mount.mount()
@@ -51,6 +54,7 @@ def test_a_signal_while_files_are_open_lets_their_users_finish(tmp_path: Path, l
     assert (mount.upper / "file").read_text() == "content\nbefore\nafter\n"
 
 
+@over_both
 def test_umount_of_a_busy_mount_is_refused(tmp_path: Path, lower, base: Path) -> None:
     with OverlayMount(tmp_path / "m", lower(base)) as mount:
         with (mount.path / "file").open():
@@ -72,6 +76,7 @@ def test_a_second_mount_of_an_upper_is_told_who_holds_it(tmp_path: Path, lower, 
         assert not os.path.ismount(second.path)
 
 
+@over_both
 def test_changes_stay_over_a_remount(tmp_path: Path, lower, base: Path) -> None:
     with OverlayMount(tmp_path / "m", lower(base)) as mount:
         top = mount.path
@@ -87,9 +92,10 @@ def test_changes_stay_over_a_remount(tmp_path: Path, lower, base: Path) -> None:
         assert {name: (top / name).stat().st_ino for name in numbers} == numbers
 
 
+@over_both
 def test_without_an_upper_every_change_is_refused(tmp_path: Path, lower, base: Path) -> None:
     mount = OverlayMount(tmp_path / "m", lower(base))
-    mount.profile.write_text(f"read_only = true\n{lower(base)}")
+    mount.write_profile(f"read_only = true\n{lower(base)}")
     with mount:
         assert (mount.path / "dir" / "deep").read_text() == "deep\n"
         for command in ("touch file", "touch new", "rm file", "mkdir d", "mv file g", "chmod 600 file", "ln file h"):

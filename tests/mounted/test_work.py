@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.mounted.channels import over_both
 from tests.mounted.mounting import OverlayMount, layer_table, run, sftp_login, smb_login
 from tests.servers.smbd import SmbServer
 from tests.servers.sshd import SshServer
@@ -134,6 +135,7 @@ def test_git_works_in_it(tmp_path: Path, repository: Path, lower) -> None:
     assert fingerprint(repository) == before
 
 
+@over_both
 def test_a_c_project_is_built_in_it(tmp_path: Path, project: Path, lower) -> None:
     before = fingerprint(project)
     with OverlayMount(tmp_path, lower(project)) as mount:
@@ -146,20 +148,27 @@ def test_a_c_project_is_built_in_it(tmp_path: Path, project: Path, lower) -> Non
     assert fingerprint(project) == before
 
 
-@pytest.mark.parametrize("tool", ["cp", "rsync", "tar"])
-def test_copies_through_it_equal_copies_of_the_base(tmp_path: Path, assorted: Path, lower, tool: str) -> None:
-    direct, through = tmp_path / "direct", tmp_path / "through"
+TOOLS = {"local": ("cp", "rsync", "tar"), "sftp": ("rsync",), "smb": ("tar",)}
+
+
+def copy_by(tool: str, source: Path, target: Path) -> None:
+    if tool == "tar":
+        target.mkdir()
+        packed = subprocess.run(["tar", "-C", source, "-cf", "-", "."], check=True, capture_output=True)
+        subprocess.run(["tar", "-C", target, "-xpf", "-"], input=packed.stdout, check=True)
+    elif tool == "rsync":
+        run("rsync", "-a", "--checksum", f"{source}/", target)
+    else:
+        run("cp", "-a", source, target)
+
+
+def test_copies_through_it_equal_copies_of_the_base(tmp_path: Path, assorted: Path, lower, transport: str) -> None:
     with OverlayMount(tmp_path / "m", lower(assorted)) as mount:
-        for source, target in ((assorted, direct), (mount.path, through)):
-            if tool == "tar":
-                target.mkdir()
-                packed = subprocess.run(["tar", "-C", source, "-cf", "-", "."], check=True, capture_output=True)
-                subprocess.run(["tar", "-C", target, "-xpf", "-"], input=packed.stdout, check=True)
-            elif tool == "rsync":
-                run("rsync", "-a", "--checksum", f"{source}/", target)
-            else:
-                run("cp", "-a", source, target)
-        assert fingerprint(through) == fingerprint(direct)
+        for tool in TOOLS[transport]:
+            direct, through = tmp_path / f"direct-{tool}", tmp_path / f"through-{tool}"
+            copy_by(tool, assorted, direct)
+            copy_by(tool, mount.path, through)
+            assert fingerprint(through) == fingerprint(direct)
         assert run("rsync", "-ain", "--checksum", f"{mount.path}/", direct) == ""
         # And into it, and back.
         run("cp", "-a", direct, mount.path / "copy")

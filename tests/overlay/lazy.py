@@ -73,13 +73,20 @@ class _UnsyncedFile(DelegatingFile):
 class LazyMounted(Mounted):
     """Of the directories of Mounted."""
 
-    def __init__(self, directory: Path, *, wrap_upper: Callable[[Backend], Backend] = lambda backend: backend) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        wrap_upper: Callable[[Backend], Backend] = lambda backend: backend,
+        mounted: bool = True,
+    ) -> None:
         self.lowers: list[Remote] = []
         super().__init__(
             directory,
             wrap_upper=lambda backend: wrap_upper(_Unsynced(backend)),
             wrap_lower=self._remote,
             lazy_from=THRESHOLD,
+            mounted=mounted,
         )
 
     def _remote(self, backend: Backend) -> Remote:

@@ -66,10 +66,12 @@ class Mounted:
         shared_upper: bool = False,
         lock_mode: LockMode = LockMode.DELEGATE,
         lazy_from: int = LAZY_BYTES,
+        mounted: bool = True,
     ) -> None:
         """`ttl_ns`: of the lowers. `shared_upper`: others may lock what is in the upper.
 
-        `lazy_from`: larger files are copied lazily, from lowers that are not local.
+        `lazy_from`: larger files are copied lazily, from lowers that are not local. Not `mounted`: the layers are
+        connected, as for a check, and nobody owns the upper.
         """
         self.directory = directory
         self.backends: list[Backend] = []
@@ -101,7 +103,9 @@ class Mounted:
                 marks,
                 lazy,
             )
-        self.overlay = Overlay(LayerStack(stacked, lowers), str(directory / "mnt"), lock_mode=lock_mode)
+        self.stack = LayerStack(stacked, lowers)
+        if mounted:
+            self.overlay = Overlay(self.stack, str(directory / "mnt"), lock_mode=lock_mode)
 
     def _local(self, path: Path) -> Backend:
         backend: Backend = PLUGIN.create(LayerUrl("file", str(path)), PLUGIN.options(), 30.0)

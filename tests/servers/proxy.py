@@ -4,6 +4,7 @@ with Proxy(server.port) as proxy:
     ... connect to proxy.port ...
     proxy.silence()     # nothing passes any more; new connections are accepted and hear nothing
     proxy.cut()         # every connection is reset
+    proxy.cut_in_reply()  # likewise, as soon as a part of what the server says next has passed
     proxy.restore()
 """
 
@@ -19,6 +20,8 @@ from types import TracebackType
 from typing import Self
 
 CHUNK_BYTES = 1 << 18
+PART_SECONDS = 0.02
+"""After which a part of a reply has arrived."""
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, zero seconds: close() sends RST
 
 
@@ -31,9 +34,12 @@ class Proxy:
         self._flowing = threading.Event()
         self._flowing.set()
         self._refusing = False
+        self._cuts_next_reply = False
         self._lock = threading.Lock()
         self._sockets: set[socket.socket] = set()
         self.accepted = 0
+        self.cuts = 0
+        """How often connections were cut."""
         self.passed = 0
         """Bytes, in both directions."""
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -49,11 +55,16 @@ class Proxy:
         with self._lock:
             sockets = list(self._sockets)
             self._sockets.clear()
+            self.cuts += bool(sockets)
         for end in sockets:
             with contextlib.suppress(OSError):  # it may be closed by its pump already
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
                 end.shutdown(socket.SHUT_RD)
             end.close()
+
+    def cut_in_reply(self) -> None:
+        """Reset every connection when a half of the next that a server sends has passed."""
+        self._cuts_next_reply = True
 
     def refuse(self) -> None:
         """Reset new connections at once, too, until restore()."""
@@ -62,7 +73,7 @@ class Proxy:
 
     def restore(self) -> None:
         """Pass everything again, what was held back first."""
-        self._refusing = False
+        self._refusing = self._cuts_next_reply = False
         self._flowing.set()
 
     def close(self) -> None:
@@ -88,23 +99,31 @@ class Proxy:
             except OSError:
                 client.close()
                 continue
-            with self._lock:
+            for end in (client, server):
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with self._lock:  # from here on they may be cut
                 self._sockets |= {client, server}
             for source, target in ((client, server), (server, client)):
-                source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._pump(source, target)
+                self._pump(source, target, is_server=source is server)
 
-    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+    def _pump(self, source: socket.socket, target: socket.socket, *, is_server: bool) -> None:
         chunks: queue.Queue[tuple[float, bytes]] = queue.Queue(maxsize=256)
-        threading.Thread(target=self._receive, args=(source, chunks), name="proxy-receive", daemon=True).start()
-        threading.Thread(target=self._send, args=(target, source, chunks), name="proxy-send", daemon=True).start()
+        receiving, sending = (source, chunks, is_server), (target, source, chunks)
+        threading.Thread(target=self._receive, args=receiving, name="proxy-receive", daemon=True).start()
+        threading.Thread(target=self._send, args=sending, name="proxy-send", daemon=True).start()
 
-    def _receive(self, source: socket.socket, chunks: queue.Queue[tuple[float, bytes]]) -> None:
+    def _receive(self, source: socket.socket, chunks: queue.Queue[tuple[float, bytes]], is_server: bool) -> None:
         while True:
             self._flowing.wait()
             try:
                 data = source.recv(CHUNK_BYTES)
             except OSError:
+                data = b""
+            if is_server and self._cuts_next_reply and data:
+                self._cuts_next_reply = False
+                chunks.put((0.0, data[: len(data) // 2]))
+                time.sleep(PART_SECONDS)
+                self.cut()
                 data = b""
             with self._lock:
                 self.passed += len(data)

@@ -203,7 +203,7 @@ def test_json_document() -> None:
         "problem": "/mnt/dead: its daemon is gone",
         "status": None,
     }
-    assert set(live["status"]) == {"mount", "layers", "requests", "locks", "lazy"}
+    assert set(live["status"]) == {"mount", "layers", "requests", "inodes", "locks", "lazy"}
     assert set(live["status"]["mount"]) == {"mountpoint", "profile", "pid", "since", "read_only"}
     upper = live["status"]["layers"][0]
     assert set(upper) == {"role", "url", "state", "problem", "capabilities", "locks", "counters", "lease"}

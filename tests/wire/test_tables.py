@@ -11,7 +11,7 @@ import pytest
 from netoverlay.fuse import abi, negotiation
 from netoverlay.fuse.abi import InitFlag, Opcode
 from netoverlay.fuse.messages import MESSAGES, Served
-from netoverlay.fuse.negotiation import DECISIONS, Ask, AskIf, SessionSettings
+from netoverlay.fuse.negotiation import DECISIONS, Ask, AskIf, AskUnless, SessionSettings
 from netoverlay.fuse.operations import Operations
 from netoverlay.fuse.requests import InitRequest
 from tests.wire.kernel import message, unhex
@@ -48,13 +48,18 @@ def test_every_flag_is_decided() -> None:
 
 def test_conditions_are_settings() -> None:
     for decision in DECISIONS.values():
-        if isinstance(decision, AskIf):
+        if isinstance(decision, AskIf | AskUnless):
             assert getattr(SessionSettings(), decision.setting) is False
 
 
 def test_only_what_is_offered_is_agreed_on() -> None:
     settings = SessionSettings(auto_inval_data=True, cache_symlinks=True)
-    asked = {flag for flag, decision in DECISIONS.items() if isinstance(decision, Ask | AskIf)}
+    asked = {
+        flag
+        for flag, decision in DECISIONS.items()
+        if isinstance(decision, Ask | AskUnless)
+        or (isinstance(decision, AskIf) and decision.setting in {"auto_inval_data", "cache_symlinks"})
+    }
     everything = InitFlag((1 << 64) - 1)
     agreed = negotiation.negotiate(InitRequest(7, 45, 1 << 20, everything), settings)
     assert {flag for flag in InitFlag if flag in agreed.flags} == asked
@@ -121,5 +126,6 @@ def test_sizes_are_those_of_the_kernel() -> None:
         abi.NOTIFY_INVAL_INODE_OUT: 24,
         abi.NOTIFY_INVAL_ENTRY_OUT: 16,
         abi.NOTIFY_DELETE_OUT: 24,
+        abi.NOTIFY_PRUNE_OUT: 16,
     }
     assert [layout.size for layout in sizes] == list(sizes.values())

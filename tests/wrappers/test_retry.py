@@ -10,19 +10,22 @@ import pytest
 
 from netoverlay.backend_api import (
     Access,
+    AllocateMode,
     AttributeChange,
     Creation,
     FileType,
     LockKind,
     RenameFlags,
     UnavailableError,
+    WantedFile,
     XattrMode,
 )
+from netoverlay.backend_api.errors import LayerClosedError
 from netoverlay.backend_api.waiting import set_hooks
 from netoverlay.testing.memory_backend import MemoryBackend
 from netoverlay.wrappers import retry
 from netoverlay.wrappers.intercept import InterceptingBackend, Operation
-from netoverlay.wrappers.retry import SAFE_TO_REPEAT, RetryingBackend, UnknownOutcomeError
+from netoverlay.wrappers.retry import SAFE_LATER, SAFE_TO_REPEAT, Makes, RetryingBackend, UnknownOutcomeError
 
 
 class Unreliable(InterceptingBackend):
@@ -87,6 +90,7 @@ READS = {
     Operation.LIST_XATTRS: lambda b: b.list_xattrs("file"),
     Operation.SET_ATTRIBUTES: lambda b: b.set_attributes("file", AttributeChange(mode=0o600)),
     Operation.OPEN: lambda b: b.open("file", Access.READ).close(),
+    Operation.READ_FILES: lambda b: b.read_files([WantedFile("file", 4)], unchanging=False),
 }
 FILE_READS = {
     Operation.FILE_READ: lambda f: (f.read_at(0, 10), f.read_into(0, bytearray(3))),
@@ -290,3 +294,75 @@ def test_close_ends_the_tries(layers):
         backend.close()
         with pytest.raises(OSError, match=r"."):
             result.result(60)
+
+
+@pytest.fixture
+def own(layers, monkeypatch):
+    """A layer that nobody else changes."""
+    monkeypatch.setattr(retry, "LATE_SECONDS", 0.001)
+    memory, below, _ = layers
+    return memory, below, RetryingBackend(below, 30.0, makes=Makes.MOUNT_ALONE)
+
+
+LATER = {
+    Operation.FILE_WRITE: lambda f: f.write_at(0, b"DATA!"),
+    Operation.FILE_TRUNCATE: lambda f: f.truncate(0),
+    Operation.FILE_ALLOCATE: lambda f: f.allocate(AllocateMode.RESERVE, 0, 10),
+}
+
+
+@pytest.mark.parametrize("losses", ["lost_requests", "lost_replies"])
+@pytest.mark.parametrize("operation", LATER, ids=lambda o: o.value)
+def test_changes_of_own_files_are_repeated_when_the_first_has_arrived(own, monkeypatch, operation, losses):
+    _, below, backend = own
+    pauses = []
+    monkeypatch.setattr(backend, "_sleep", pauses.append)
+    with backend.open("file", Access.READ_WRITE) as file:
+        getattr(below, losses)[operation] = 2
+        LATER[operation](file)
+    assert below.calls.count(operation) == 3
+    assert len(pauses) == 2
+    assert min(pauses) >= retry.LATE_SECONDS
+
+
+def test_the_table_of_later_ones_is_tested_whole():
+    assert set(LATER) == SAFE_LATER
+
+
+@pytest.mark.parametrize("operation", [Operation.OPEN, Operation.MKDIR, Operation.SYMLINK], ids=lambda o: o.value)
+def test_what_nobody_else_makes_is_made_anew(own, operation):
+    memory, below, backend = own
+    make = {
+        Operation.OPEN: lambda: backend.open("new", Access.WRITE, create=Creation.EXCLUSIVE, mode=0o640).close(),
+        Operation.MKDIR: lambda: backend.mkdir("new", 0o750),
+        Operation.SYMLINK: lambda: backend.symlink("new", "target"),
+    }[operation]
+    below.lost_replies = {operation: 2}
+    make()
+    assert below.calls.count(operation) == 3
+    assert "new" in {entry.name for entry in memory.list_dir("")}
+
+
+def test_what_holds_something_was_not_made_just_now(own):
+    memory, below, backend = own
+    below.lost_requests = {Operation.OPEN: 1, Operation.MKDIR: 1}
+    memory.open("dir/inside", Access.WRITE, create=Creation.EXCLUSIVE).close()
+    with pytest.raises(UnknownOutcomeError):
+        backend.open("file", Access.WRITE, create=Creation.EXCLUSIVE)
+    with pytest.raises(UnknownOutcomeError):
+        backend.mkdir("dir", 0o755)
+    assert memory.stat("file").size == 4
+    assert memory.stat("dir/inside").size == 0
+
+
+def test_a_layer_that_was_closed_is_not_tried_again(layers):
+    _, below, backend = layers
+
+    def closed(*_):
+        below.calls.append(Operation.STAT)
+        raise LayerClosedError
+
+    below.stat = closed
+    with pytest.raises(LayerClosedError):
+        backend.stat("file")
+    assert below.calls.count(Operation.STAT) == 1

@@ -8,12 +8,16 @@ import errno
 
 import pytest
 
-from netoverlay.backend_api import Access, AttributeChange, Creation, FileType, RenameFlags, os_error
+from netoverlay.backend_api import Access, AttributeChange, Creation, FileType, RenameFlags, join_path, os_error
 from netoverlay.backend_api.delegate import DelegatingBackend
+from netoverlay.checking.journal import check_journal
 from netoverlay.testing.faults import Faults
 from netoverlay.testing.faulty_backend import FaultyBackend
+from netoverlay.wrappers.guard import GuardedBackend
+from netoverlay.wrappers.scratch import ScratchBackend
 from netoverlay.wrappers.sidecar import journal
-from tests.wrappers.sidecars import LIKE_SFTP, NULL_DEVICE, WORK, Server, die, make, shown
+from tests.checking.repairing import repair_all, server_subject
+from tests.wrappers.sidecars import LIKE_SFTP, NULL_DEVICE, WORK, Server, die, make, read, shown
 
 OPAQUE = "trusted.overlay.opaque"
 LONG, HIDDEN = "up/" + "l" * 255, "up/" + "h" * 252
@@ -178,6 +182,42 @@ def test_a_process_that_dies(change, after, old, expected):
         assert_old_or_new(views[0], old, expected[change], f"call {nth}")
         if done:
             assert views[0] == expected[change]
+
+
+def on_server(plain, path=""):
+    """All that is there."""
+    found = {}
+    for name, stat in plain.list_dir(path):
+        child = join_path(path, name)
+        found[child] = (stat, read(plain, child) if stat.type is FileType.REGULAR else None)
+        if stat.type is FileType.DIRECTORY:
+            found |= on_server(plain, child)
+    return found
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_check_sees_what_the_next_mount_shows_and_puts_it_in_order(change):
+    for nth in every_call(change)[::3]:
+        server = Server(dataclasses.replace(LIKE_SFTP, time_granularity_ns=1))
+        with server.mounted() as backend:
+            prepare(backend)
+        backend, faults = faulty(server)
+        backend.connect()
+        faults.crash(nth=nth, after=True)
+        with contextlib.suppress(OSError):
+            CHANGES[change](backend)
+        die(backend)
+        with server.plain() as plain:
+            before = on_server(plain)
+            with server.mounted(lambda inner: ScratchBackend(GuardedBackend(inner, lost=lambda: True))) as looked:
+                seen_without_a_change = shown(looked)
+            assert on_server(plain) == before, f"call {nth}"
+        with server.backend() as again:
+            capabilities = again.connect()
+            assert shown(again) == seen_without_a_change, f"call {nth}"
+            repair_all(server_subject(again, capabilities, "up", WORK))
+        with server.plain() as plain:
+            assert check_journal(plain, WORK) == ((), frozenset()), f"call {nth}"
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])

@@ -177,6 +177,8 @@ class XattrSuite(SuiteBase):
                 layer.backend.set_xattr(path, ATTRIBUTE, value)
                 assert layer.backend.get_xattr(path, ATTRIBUTE) == value, "values are bytes, kept as they are"
             assert ATTRIBUTE in layer.backend.list_xattrs(path)
+            assert layer.backend.stat(path).has_xattrs in (True, None)
+            assert layer.listed(path).has_xattrs in (True, None)
             layer.backend.remove_xattr(path, ATTRIBUTE)
             assert ATTRIBUTE not in layer.backend.list_xattrs(path)
 

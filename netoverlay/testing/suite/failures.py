@@ -16,6 +16,7 @@ from netoverlay.backend_api import (
     BackendFile,
     StaleHandleError,
     UnavailableError,
+    WantedFile,
 )
 from netoverlay.testing.suite.base import SuiteBase
 from netoverlay.testing.suite.layer import Layer, pattern, run_threads
@@ -75,6 +76,7 @@ class BackendFailureSuite(SuiteBase):
             "stat of a missing name": lambda: backend.stat(layer.path("missing")),
             "list_dir": lambda: backend.list_dir(layer.home),
             "open": lambda: backend.open(path, Access.READ),
+            "read_files": lambda: backend.read_files([WantedFile(path, 1000)] * 3, unchanging=True),
             "exclusive creation": lambda: layer.create(layer.path("new")),
             "mkdir": lambda: backend.mkdir(layer.path("directory"), 0o755),
             "unlink": lambda: backend.unlink(layer.path("missing")),

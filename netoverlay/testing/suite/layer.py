@@ -18,10 +18,12 @@ from netoverlay.backend_api import (
     BackendFile,
     Capabilities,
     Creation,
+    FileStat,
     FileType,
     LayerPath,
     NotSupportedError,
     join_path,
+    split_path,
 )
 
 THREADS = 8
@@ -67,6 +69,11 @@ class Layer:
     def names(self, path: LayerPath) -> list[str]:
         """The sorted names of a directory."""
         return sorted(entry.name for entry in self.backend.list_dir(path))
+
+    def listed(self, path: LayerPath) -> FileStat:
+        """What the listing of its directory tells of `path`."""
+        directory, name = split_path(path)
+        return next(entry.stat for entry in self.backend.list_dir(directory) if entry.name == name)
 
     def exists(self, path: LayerPath) -> bool:
         try:

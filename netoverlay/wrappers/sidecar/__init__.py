@@ -6,7 +6,7 @@ one mount that is the only user of the upper. The format on the server is in doc
 | File | One hard thing |
 |---|---|
 | `nodes.py` | The tree in memory, and who is changing which name. |
-| `records.py`, `journal.py` | The journal: its lines, and when they are written. |
+| `records.py`, `journal.py`, `reading.py` | The journal: its lines, when they are written, and how it is read. |
 | `intents.py`, `recovery.py` | What is about to be done, and whether it was. |
 | `markers.py`, `marks.py` | Whiteouts and opaque directories on the server. |
 | `attributes.py`, `access_lists.py`, `file.py` | What is shown of a file, and changes of that; POSIX ACLs. |

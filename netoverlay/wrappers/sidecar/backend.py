@@ -261,18 +261,19 @@ class SidecarBackend(DelegatingBackend):
         self.inner.sync_directory(path)
 
     def sync(self) -> None:
-        self._connected().attributes.settle_directories()
+        self.connected().attributes.settle_directories()
         self._journal.sync()
         self.inner.sync()
 
-    def _connected(self) -> Context:
+    def connected(self) -> Context:
+        """All that belongs to the upper, once it is connected. ENOTCONN before."""
         if self._context is None:
             raise OSError(errno.ENOTCONN, "the layer is not connected: call connect() first")
         return self._context
 
     def _at(self, path: LayerPath) -> Context:
         """For what only looks at `path`, or changes no names."""
-        context = self._connected()
+        context = self.connected()
         context.check_path(path)
         context.recovery.settle()
         return context
@@ -283,7 +284,7 @@ class SidecarBackend(DelegatingBackend):
         return self._names
 
     def _opened(self, file: BackendFile, node: Node) -> SidecarFile:
-        context = self._connected()
+        context = self.connected()
         return SidecarFile(file, node, context.attributes, context.journal)
 
     def _node(self, path: LayerPath) -> Node | None:
@@ -292,4 +293,4 @@ class SidecarBackend(DelegatingBackend):
         return context.tree.find(path) or context.look_up(path)[1]
 
     def _is_opaque(self, node: Directory, path: LayerPath) -> bool:
-        return self._connected().marks.is_opaque(node, path)
+        return self.connected().marks.is_opaque(node, path)

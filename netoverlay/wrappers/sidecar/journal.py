@@ -8,10 +8,8 @@ carry out what the process that died has sent: that goes to the old file then, a
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import threading
-from collections.abc import Callable
 
 from netoverlay.backend_api import (
     Access,
@@ -19,21 +17,19 @@ from netoverlay.backend_api import (
     BackendFile,
     Creation,
     LayerPath,
-    LayerSetupError,
     NotSupportedError,
     StaleHandleError,
     UnavailableError,
     join_path,
 )
-from netoverlay.backend_api.waiting import about_to_wait
+from netoverlay.backend_api.waiting import about_to_wait, as_one_request
 from netoverlay.wrappers.sidecar import records
 from netoverlay.wrappers.sidecar.intents import Intent
 from netoverlay.wrappers.sidecar.nodes import Directory, Node, Tree
+from netoverlay.wrappers.sidecar.reading import PIECE_BYTES, read_journal
 
 NAME = "attributes.jsonl"
 NEW_NAME = "attributes.jsonl.new"
-PIECE_BYTES = 256 << 10
-"""Written at once, and the most that a crash can leave half-written."""
 COMPACT_BYTES = 4 << 20
 """A journal that is smaller than this is not written anew while it is in use."""
 _UNSYNCED_BYTES = 1 << 20
@@ -95,7 +91,7 @@ class Journal:
             self._backend.open(self._path, Access.READ_WRITE, create=Creation.EXCLUSIVE, mode=0o600).close()
         self._file = self._backend.open(self._path, Access.READ_WRITE)
         data = self._file.read_at(0, self._file.stat().size)
-        loader, end = _load(data, self._path)
+        loader, end = read_journal(data, self._path)
         self.tree = loader.tree
         if loader.ended:  # as long as this mount lasts it is not true
             end = data.rfind(b"\n", 0, end - 1) + 1
@@ -362,7 +358,8 @@ class Journal:
             if self._closing.wait(self._delay):
                 return
             try:
-                self.flush()
+                with as_one_request():  # changes wait for it
+                    self.flush()
                 if self._offset > max(COMPACT_BYTES, COMPACT_GROWTH * self._worth):
                     self.compact()
                 elif sum(map(len, self._unsynced)) > _UNSYNCED_BYTES:
@@ -378,25 +375,3 @@ class Journal:
 def _write_pieces(file: BackendFile, offset: int, data: bytes) -> None:
     for start in range(0, len(data), PIECE_BYTES):
         file.write_at(offset + start, data[start : start + PIECE_BYTES])
-
-
-def _load(data: bytes, path: LayerPath) -> tuple[records.Loader, int]:
-    """The tree of a journal, and where what can be read of it ends."""
-    loader: Callable[[bytes], None]
-    loading = records.Loader()
-    end = 0
-    loader = loading.header
-    while (newline := data.find(b"\n", end)) >= 0:
-        try:
-            loader(data[end:newline])
-        except records.UnknownVersionError as error:
-            raise LayerSetupError(
-                f"{path} was written by another version of netoverlay: {error}", errno.EINVAL
-            ) from None
-        except (ValueError, KeyError, TypeError, IndexError, StopIteration):
-            break
-        end = newline + 1
-        loader = loading.line
-    if len(data) - end > PIECE_BYTES or (end == 0 and b"\n" in data):
-        raise LayerSetupError(f"{path} is damaged from byte {end} on: restore it, or cut it off there", errno.EINVAL)
-    return loading, end

@@ -167,13 +167,23 @@ class Tree:
             return "/".join(reversed(names))
 
     def enter(self, directory: Directory, name: str, node: Node) -> None:
-        """Let the name lead to the node, and no longer to what it led to."""
+        """Let the name lead to the node, and no longer to what it led to. ValueError for a directory in itself."""
         with self.lock:
-            self.leave(directory, name)
+            self._make_room(directory, name, node)
             directory.entries[name] = node
             node.links += 1
             if isinstance(node, Directory):
                 node.parent, node.name = directory, name
+
+    def _make_room(self, directory: Directory, name: str, node: Node) -> None:
+        above: Directory | None = directory
+        while isinstance(node, Directory) and above is not None:
+            if above is node:
+                raise ValueError(f"{name!r} would be a directory in itself")
+            above = above.parent
+        if isinstance(node, Directory) and node.parent is not None:  # it has one name
+            self.leave(node.parent, node.name)
+        self.leave(directory, name)
 
     def leave(self, directory: Directory, name: str) -> None:
         """Let the name lead to nothing."""

@@ -36,6 +36,12 @@ _NUMBERS = {
 }
 """The keys of a node's line whose values are numbers, and the attributes of Node that hold them."""
 _TIMES = frozenset({"mtime", "atime", "ctime"})
+_END = 1 << 63
+_PLACES = {Kind.REMOVE: 1, Kind.RENAME: 2, Kind.ENTER: 1, Kind.EXCHANGE: 2}
+"""How many names an intent is about."""
+_NEVER_ENTRIES = frozenset(("", ".", ".."))
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What a line raises that is not one of ours."""
 
 
 class UnknownVersionError(ValueError):
@@ -113,24 +119,26 @@ class Loader:
         self.lines = 0
         self.ended = False
         """The last line says that the mount was ended in order."""
+        self.told: set[int] = set()
+        """The numbers of the nodes that have a line of their own."""
         self._nodes: dict[int, Node] = {ROOT_NUMBER: self.tree.root}
 
     def header(self, line: bytes) -> None:
-        """The first line. UnknownVersionError; ValueError and KeyError for what is none."""
+        """The first line. UnknownVersionError; UNREADABLE for what is none."""
         record = _parsed(line)
         if record["format"] != FORMAT or record["version"] != VERSION:
             raise UnknownVersionError(f"it has version {record['version']} of the format {record['format']}")
-        self.tree.next_number = int(record["next"])
+        self._seen(record["next"] - 1)
 
     def line(self, line: bytes) -> None:
-        """Any other line. ValueError, KeyError, TypeError or IndexError for what is none."""
+        """Any other line. UNREADABLE for what is none."""
         record = _parsed(line)
         self.ended = "end" in record
         if self.ended:
             return
         if "name" in record:
             directory, node = self._directory(record["in"]), self._node(record)
-            self.tree.enter(directory, str(record["name"]), node)
+            self.tree.enter(directory, _entry(record["name"]), node)
         elif "intent" in record:
             self._intent(record)
         elif "step" in record:
@@ -145,18 +153,24 @@ class Loader:
 
     def _intent(self, record: dict[str, Any]) -> None:
         number = self._seen(record["intent"])
-        kind = next(kind for kind in Kind if kind.value in record)
-        places = tuple((self._directory(directory), str(name)) for directory, name in record[kind.value])
+        kind = next((kind for kind in Kind if kind.value in record), None)
+        if kind is None:
+            raise ValueError("an intent of nothing that is known")
+        places = tuple((self._directory(directory), _entry(name)) for directory, name in record[kind.value])
+        if len(places) != _PLACES[kind]:
+            raise ValueError(f"{len(places)} names to {kind.value}")
         node = self._node(record) if "node" in record else None
-        self.intents[number] = Intent(number, kind, places, node, record.get("aside"))
+        aside = _entry(record["aside"]) if "aside" in record or kind is Kind.EXCHANGE else None
+        self.intents[number] = Intent(number, kind, places, node, aside)
 
     def _attributes(self, record: dict[str, Any]) -> None:
         node = self._node(record)
+        self.told.add(node.number)
         node.type = _TYPES[record["type"]] if "type" in record else None
         node.target = str(record["target"]) if "target" in record else None
         for key, attribute in _NUMBERS.items():
             value = record.get(key)
-            setattr(node, attribute, None if value is None else int(value))
+            setattr(node, attribute, None if value is None else _within(int(value), *_range(key)))
         node.xattrs = {
             name: base64.b64decode(value, validate=True) for name, value in record.get("xattrs", {}).items()
         } or None
@@ -174,8 +188,27 @@ class Loader:
         return known
 
     def _seen(self, number: int) -> int:
-        self.tree.next_number = max(self.tree.next_number, int(number) + 1)
-        return int(number)
+        seen = _within(number, 0, _END - 1)
+        self.tree.next_number = max(self.tree.next_number, seen + 1)
+        return seen
+
+
+def _range(key: str) -> tuple[int, int]:
+    """What the kernel can be told of such a number: from, and up to."""
+    return (-_END, _END) if key in _TIMES else (0, 1 << 32)
+
+
+def _within(number: object, start: int, end: int) -> int:
+    if not isinstance(number, int) or not start <= number < end:
+        raise ValueError(f"{number!r} is no such number")
+    return number
+
+
+def _entry(name: str) -> str:
+    """The name of an entry of a directory, and nothing that leads elsewhere. ValueError, TypeError."""
+    if name in _NEVER_ENTRIES or "/" in name or "\0" in name:
+        raise ValueError(f"{name!r} is no name")
+    return str(name)
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

@@ -39,8 +39,12 @@ class Bench:
         trees: int = BATCH,
         prepare: Callable[[Path], None] | None = None,
         upper_keys: Callable[[Path], Sequence[str]] | None = None,
+        private: bool = True,
     ) -> None:
-        """`prepare` makes of a planted base what the server is to have; `upper_keys` has the upper on a server."""
+        """`prepare` makes of a planted base what the server is to have; `upper_keys` has the upper on a server.
+
+        `private`: as for OverlayMount.
+        """
         self.carried = carried
         self._base, self._native = directory / "base", directory / "native"
         for top in (self._base, self._native):
@@ -53,7 +57,9 @@ class Bench:
         # Apart from the mountpoint: a server may look at all that is beside the upper.
         upper = directory / "served" / "upper"
         keys = upper_keys(upper) if upper_keys is not None else ()
-        self.mount = OverlayMount(directory / "m", lower(self._base), upper=upper, upper_keys=keys, tables=TABLES)
+        self.mount = OverlayMount(
+            directory / "m", lower(self._base), upper=upper, upper_keys=keys, private=private, tables=TABLES
+        )
         self.native_side = Side("native", directory / "native.log")
         self.mount_side = Side("mount", directory / "mount.log")
         self._planted = _planted(self._native), _planted(self._base)

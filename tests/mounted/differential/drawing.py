@@ -97,7 +97,7 @@ def _flags(known: Known, random: Random) -> int:
         return flags | random.choice((0, 0, os.O_CREAT, os.O_CREAT | os.O_TRUNC, os.O_APPEND))
     for flag in random.sample(_OPEN_FLAGS, random.randrange(1, 4)):
         flags |= flag
-    return flags
+    return flags if known.carried.nameless else flags & ~(os.O_TMPFILE & ~os.O_DIRECTORY)
 
 
 def _xattr_name(known: Known, random: Random) -> str:
@@ -268,7 +268,7 @@ OPENINGS: Final[Table] = (
 
 def step(group: str, known: Known, random: Random) -> Step:
     """A step of a group of calls, or one that opens what they need."""
-    possible = [row for row in CALLS[group] if known.carried.allocate or "allocate" not in row[1]]
+    possible = [row for row in CALLS[group] if not _untried(known.carried) & set(row[1])]
     usable = [row for row in possible if _can_be(row[1], known) or random.random() < 0.02]
     call, words = random.choice(usable or OPENINGS)
     arguments: list[object] = []
@@ -282,6 +282,11 @@ def step(group: str, known: Known, random: Random) -> Step:
         at = random.choice(directories)
         arguments = [_last(argument) for argument in arguments]
     return Step(call, tuple(arguments), user, at)
+
+
+def _untried(carried: Carried) -> set[str]:
+    """Words of calls that are not made."""
+    return {word for word, is_tried in (("allocate", carried.allocate), ("tmpfile", carried.nameless)) if not is_tried}
 
 
 def _can_be(words: tuple[str, ...], known: Known) -> bool:

@@ -46,6 +46,8 @@ class Carried:
     """A ctime of its own; and access times that reading on the server does not change."""
     allocate: tuple[int, ...] = (0, KEEP_SIZE, PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE, ZERO_RANGE | KEEP_SIZE, PUNCH_HOLE)
     """The modes of fallocate(2) that are tried: those that the upper has."""
+    nameless: bool = True
+    """O_TMPFILE is tried."""
 
 
 ACLS_ARE_KEPT: Final = True

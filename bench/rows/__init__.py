@@ -1,0 +1,1 @@
+"""What users wait for, on netoverlay and on what they use today, side by side: python -m bench.rows"""

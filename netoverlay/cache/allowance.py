@@ -1,0 +1,80 @@
+"""How much is fetched ahead of a walk: as much as pays, by what was used of it so far.
+
+- A second demand below one parent that had to wait is the sign of a walk (further ones at every power of two, so that
+  scattered demands cost few fetches): START_CREDITS fetches are granted.
+- Each fetch spends a credit; each fetched item that is used earns USE_EARNS, up to MAX_CREDITS. A walk that goes on
+  doubles what is fetched before it, up to what its user allows; one that ends costs that, and no more. If something
+  was used since the last sign the walk counts as going on: a wait says that far too little was fetched, so that all is
+  granted that may be, and the first wait below a new parent is the next sign.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from netoverlay.backend_api.types import LayerPath
+
+START_CREDITS = 16
+USE_EARNS = 2
+MAX_CREDITS = 256
+_WALKING = START_CREDITS // 2
+_MAX_PARENTS = 4096
+
+
+class Allowance:
+    """At most `most_unused` items are fetched before they are used. Whoever uses it holds a lock of his own."""
+
+    def __init__(self, most_unused: int) -> None:
+        self._most_unused = most_unused
+        self._demands: OrderedDict[LayerPath, int] = OrderedDict()
+        self._credits = 0
+        self._used = 0
+        """How much was used since the last sign."""
+        self._unused = 0
+        """Of this walk, what is fetched and not used, or being fetched."""
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a walk is known to."""
+        return self._used >= _WALKING
+
+    def demand(self, parent: LayerPath) -> bool:
+        """Something in `parent` has to be waited for: whether that is the sign of a walk."""
+        count = self._demands.pop(parent, 0) + 1
+        self._demands[parent] = count
+        if len(self._demands) > _MAX_PARENTS:
+            self._demands.popitem(last=False)
+        goes_on = self.goes_on
+        if goes_on:
+            self._credits = MAX_CREDITS
+        if count & (count - 1) or not (count >= 2 or goes_on):
+            return False
+        if not goes_on:
+            self._unused = 0  # what was fetched before is not what is wanted now
+        self._used = 0
+        self._credits = max(self._credits, START_CREDITS)
+        return True
+
+    def used(self) -> None:
+        """Something that was fetched ahead is used."""
+        self._credits = min(self._credits + USE_EARNS, MAX_CREDITS)
+        self._used += 1
+        self._unused = max(self._unused - 1, 0)
+
+    def grant(self, least: int, most: int) -> int:
+        """How many items to fetch now: up to `most`; 0 if that is less than `least`."""
+        count = min(most, self._credits, self._most_unused - self._unused)
+        if count < least:
+            return 0
+        self._credits -= count
+        self._unused += count
+        return count
+
+    def spent(self, granted: int, spent: int, fetched: int) -> None:
+        """Of what was granted so much was spent, and so much had to be fetched for that."""
+        self._credits = min(self._credits + granted - spent, MAX_CREDITS)
+        self._unused = max(self._unused - (granted - fetched), 0)
+
+    def end(self) -> None:
+        """The walk is over."""
+        self._credits = self._used = 0

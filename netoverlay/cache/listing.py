@@ -1,0 +1,100 @@
+"""One directory's listing in memory, and which of all listings are ready to be looked into.
+
+A listing that was not used for some time is packed into bytes, where a name takes a fifth, and unpacked at its next
+use. The lock of all listings (listings.py) is held for everything here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from netoverlay.backend_api.types import FileStat
+from netoverlay.cache.kept_listing import Extras, decode_entries, encode_entries
+
+MOST_UNPACKED = 50_000
+"""Names in listings that are ready to be looked into."""
+
+
+class Listing:
+    """The entries of one directory; None instead of attributes that must be asked for."""
+
+    __slots__ = ("_entries", "_packed", "_size", "ahead", "born", "expires", "extras", "queued", "used", "version")
+
+    def __init__(self, entries: dict[str, FileStat | None], expires: float, born: int) -> None:
+        self._entries = entries
+        self._packed: bytes | None = None
+        self._size = 0
+        """Of the entries, while they are packed."""
+        self.extras = Extras.none()
+        self.expires = expires
+        """On the monotonic clock."""
+        self.born = born
+        """The count of changes when the fetch began."""
+        self.version = 0
+        """The count of names forgotten here."""
+        self.ahead = False
+        """Fetched before anybody asked, and not used yet."""
+        self.queued = False
+        """It is among the unpacked ones."""
+        self.used = False
+        """Since they have last considered it."""
+
+    @property
+    def size(self) -> int:
+        """How many names there are."""
+        return self._size if self._packed is not None else len(self._entries)
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether entries() has to unpack it."""
+        return self._packed is not None
+
+    def entries(self) -> dict[str, FileStat | None]:
+        """What there is, to be looked into and changed."""
+        if self._packed is not None:
+            self._entries, self._packed = decode_entries(self._packed), None
+        return self._entries
+
+    def pack(self) -> None:
+        """Make it small until entries() is called."""
+        if self._packed is None:
+            try:
+                self._packed = encode_entries(self._entries)
+            except OverflowError:
+                return  # a server may tell of times in the year 20000, which have no place in the bytes
+            self._size = len(self._entries)
+            self._entries = {}
+
+
+class Unpacked:
+    """The listings that are ready to be looked into: about as many as have `most` names, the others are packed.
+
+    A clock: the oldest goes, unless it was used since it was last considered.
+    """
+
+    def __init__(self, most: int = MOST_UNPACKED) -> None:
+        self._most = most
+        self._queue: deque[tuple[Listing, int]] = deque()
+        self._names = 0
+
+    def add(self, listing: Listing) -> None:
+        """`listing` has come, or is about to be unpacked. Harmless if it is there already."""
+        if listing.queued:
+            return
+        self._append(listing)
+        while self._names > self._most and len(self._queue) > 1:
+            oldest, size = self._queue.popleft()
+            self._names -= size
+            oldest.queued = False
+            if oldest.used:
+                oldest.used = False
+                self._append(oldest)
+            else:
+                oldest.pack()
+
+    def _append(self, listing: Listing) -> None:
+        # As large as it is now: what it grows by is counted when it comes round.
+        size = listing.size + 1
+        listing.queued = True
+        self._queue.append((listing, size))
+        self._names += size

@@ -1,0 +1,76 @@
+"""Listings that are not used are packed, and answer as before."""
+
+from __future__ import annotations
+
+from netoverlay.backend_api.types import DirEntry, FileStat, FileType
+from netoverlay.cache.listing import Listing, Unpacked
+from netoverlay.cache.listings import Answer, Listings
+from netoverlay.cache.open_files import OpenFiles
+
+
+def stat_of(size: int, **fields) -> FileStat:
+    return FileStat(FileType.REGULAR, size, 0o644, 0, None, -1, **fields)
+
+
+def listing_of(*names: str) -> Listing:
+    return Listing({name: stat_of(len(name)) for name in names}, 0, 0)
+
+
+def test_a_packed_listing_is_what_it_was():
+    entries = {"a\udcff": stat_of(1 << 60, file_id=(1 << 64) - 1), "asked": None, "dir": stat_of(0, nlink=2)}
+    listing = Listing(dict(entries), 0, 0)
+    listing.pack()
+    assert listing.is_packed
+    assert listing.size == 3
+    assert list(listing.entries().items()) == list(entries.items())
+    assert not listing.is_packed
+    empty = Listing({}, 0, 0)
+    empty.pack()
+    assert empty.entries() == {}
+
+
+def test_what_cannot_be_packed_stays_as_it_is():
+    entries = {"far": stat_of(1, atime_ns=1 << 70)}
+    listing = Listing(entries, 0, 0)
+    listing.pack()
+    assert listing.entries() == entries
+
+
+def test_the_oldest_that_is_not_used_is_packed():
+    unpacked = Unpacked(most=5)
+    first, second, third = listing_of("a", "b"), listing_of("c"), listing_of("d")
+    for listing in (first, second):
+        unpacked.add(listing)
+    first.used = True
+    unpacked.add(third)
+    assert [listing.is_packed for listing in (first, second, third)] == [False, True, False]
+    first.entries()["more"] = None
+    for _ in range(10):
+        unpacked.add(first)
+    assert not third.is_packed
+
+
+def test_the_last_one_stays_however_large_it_is():
+    unpacked = Unpacked(most=2)
+    unpacked.add(listing_of("a"))
+    large = listing_of(*map(str, range(10)))
+    unpacked.add(large)
+    assert not large.is_packed
+
+
+def test_a_name_is_learned_in_a_packed_listing():
+    listings = Listings(None, 1000, OpenFiles(), lambda: None)
+    listings._unpacked = Unpacked(most=3)
+    for number in range(4):
+        fetch, _ = listings.begin(f"d{number}")
+        listings.store(fetch, [DirEntry("one", stat_of(1)), DirEntry("two", stat_of(2))], ["two"])
+    assert listings._listings["d0"].is_packed
+    assert listings.lookup("d0/two") is Answer.ASK
+    mark = listings.mark("d0/two")
+    for number in (1, 2, 3):
+        listings.lookup(f"d{number}/one")
+        listings.lookup(f"d{number}/one")
+    listings._listings["d0"].pack()
+    listings.learn("d0/two", mark, stat_of(3))
+    assert listings.lookup("d0/two") == stat_of(3)
+    assert listings.lookup("d0/one") == stat_of(1)
