@@ -155,6 +155,7 @@ def test_a_failure_ahead_is_nobodys_error_and_ends_it(layer):
 def test_closing_ends_what_is_under_way(layer):
     memory, watched, cache = layer
     make_tree(memory, 1, 50)
+    others = set(threading.enumerate())  # of tests before it in this process
     held, release = threading.Event(), threading.Event()
 
     def hold(path):
@@ -168,4 +169,5 @@ def test_closing_ends_what_is_under_way(layer):
         cache.list_dir(path)
     assert held.wait(60)
     cache.close()
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("list-ahead")]
+    left = set(threading.enumerate()) - others
+    assert not [thread.name for thread in left if thread.name.startswith("list-ahead")]
