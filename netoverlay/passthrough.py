@@ -11,19 +11,14 @@ that with an empty SETATTR.
 
 from __future__ import annotations
 
-import errno
 import logging
 import threading
-from typing import Final
 
 from netoverlay.fuse.backing import BackingFiles
 from netoverlay.overlay.handles import FileHandle
 from netoverlay.overlay.inodes import FileInode
 
 logger = logging.getLogger(__name__)
-
-_NOT_HERE: Final = frozenset({errno.EPERM, errno.ELOOP, errno.EOPNOTSUPP, errno.ENOTTY})
-"""What the kernel says of every file: who asks may not, or the file system is stacked itself."""
 
 
 class _Use:
@@ -47,6 +42,8 @@ class Passthrough:
         self._lock = threading.Lock()
         self._uses: dict[int, _Use] = {}
         """By nodeid."""
+        self._has_told = False
+        """The kernel has refused a file, and the log says so."""
 
     def opened(self, handle: FileHandle) -> int:
         """The number of the backing file for a new handle; 0 if it uses the page cache."""
@@ -88,8 +85,8 @@ class Passthrough:
         try:
             return self._backing_files.add(descriptor)
         except OSError as error:
-            if error.errno not in _NOT_HERE:
-                raise
-            logger.info("reads and writes of the upper are not passed through: %s", error.strerror)
-            self._backing_files = None
+            # Of this file only: another file system may be mounted inside the upper.
+            if not self._has_told:
+                self._has_told = True
+                logger.info("not all reads and writes of the upper are passed through: %s", error.strerror)
             return 0
