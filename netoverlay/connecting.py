@@ -47,7 +47,9 @@ class ConnectedLayer:
     content: ContentCache | None = None
     """Of a lower that is not local: what `backend` is made of, without the owners that are shown."""
     held: Held | None = None
-    """The ownership of an upper that had to be owned before it could be connected."""
+    """The ownership of an upper that had to be owned before it could be connected; closing `backend` gives it back."""
+    hang_up: Callable[[], None] | None = None
+    """Of an upper on a server: cuts the connection."""
 
     def hang_up_if_away(self) -> None:
         """Before it is closed: close() gives up at once then, and at each step, what it would wait for.
@@ -56,10 +58,10 @@ class ConnectedLayer:
         """
         if self.capabilities.local:
             return
-        if not self.is_upper:
+        if self.hang_up is None:
             self.backend.close()
         elif not self._answers():
-            self.meter.close()
+            self.hang_up()
 
     def _answers(self) -> bool:
         try:
@@ -158,7 +160,9 @@ def connect_upper_as(
         if settings.url.scheme != LOCAL_SCHEME:
             upper = RemoteUpper(settings, own, around)
             capabilities = upper.connect()
-            return ConnectedLayer(settings, upper.backend, upper.meter, capabilities, held=upper.held)
+            return ConnectedLayer(
+                settings, upper.backend, upper.meter, capabilities, held=upper.held, hang_up=upper.hang_up
+            )
         meter = local_upper(settings)
     return _connect(profile, settings, around(meter), meter)
 

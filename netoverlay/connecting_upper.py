@@ -81,7 +81,8 @@ class RemoteUpper:
         self._guard = GuardedBackend(self._raw)
         self.held: Held | None = None
         makes = Makes.MOUNT_ALONE if settings.private else Makes.MOUNT
-        self.meter = MeteredBackend(self._reliable(self._guard, makes))
+        # Elsewhere names are made by others too, but who owns the upper has the work directory for himself.
+        self.meter = MeteredBackend(self._reliable(self._guard, makes, self._places.work))
         self.backend: Backend = self.meter
         if own is not None:
             there = around(self.meter)
@@ -95,21 +96,23 @@ class RemoteUpper:
             )
 
     def connect(self) -> Capabilities:
-        """LayerSetupError, UpperHeldError. Nothing is left open, nor owned, if it fails."""
+        """LayerSetupError, UpperHeldError. Nothing is left open or owned if it fails, nor once `backend` is closed."""
         try:
             capabilities = self.backend.connect()
             if self._own is None:
                 self._require_directory()
         except BaseException:
-            if self.held is not None:
-                self.held.release()
             self.backend.close()
             raise
         return capabilities
 
-    def _reliable(self, backend: Backend, makes: Makes) -> Backend:
+    def hang_up(self) -> None:
+        """Cut the connection; closing `backend` tells the server nothing any more, and waits for nothing."""
+        self._raw.close()
+
+    def _reliable(self, backend: Backend, makes: Makes, work: LayerPath | None = None) -> Backend:
         deadline = self._settings.deadline
-        return RetryingBackend(LimitedBackend(backend, deadline), deadline, makes=makes)
+        return RetryingBackend(LimitedBackend(backend, deadline), deadline, makes=makes, work=work)
 
     def _require_directory(self) -> None:
         try:
@@ -125,7 +128,7 @@ class RemoteUpper:
         timing = Timing.for_deadline(self._settings.deadline)
         claims = replace(capabilities, case_sensitive=not told_apart.is_needed)
         self.held = own(self._reliable(self._raw, Makes.ANYBODY), claims, self._places.work, timing)
-        self._guard.watch(self.held.lost)
+        self._guard.watch(self.held.lost, self.held.release)
 
 
 def local_upper(settings: UpperSettings) -> MeteredBackend:

@@ -131,13 +131,12 @@ class _Taking:
         around = as_it_is if self._changes else _only_in_memory
         upper = connect_upper_as(self._profile, self._settings, self._own, around)
         cleanup.callback(upper.backend.close)
-        held = upper.held
-        if held is None:
+        if upper.held is None:
             try:
                 held = self._own(upper.meter, upper.capabilities, UpperPlaces(self._settings).work, Timing())
             except UpperHeldError as error:
                 raise ConfigError(self._profile.file, "upper.url", str(error.strerror)) from None
-        cleanup.callback(held.release)
+            cleanup.callback(held.release)
         return upper
 
     def _own(self, backend: Backend, capabilities: Capabilities, work: LayerPath, timing: Timing) -> Held:

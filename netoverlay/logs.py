@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from netoverlay.floods import FloodFilter
+from netoverlay.recent_faults import RECENT_FAULTS
+
 LEVELS: Final = ("debug", "info", "warning", "error")
 DEFAULT_LEVEL: Final = "info"
 SYSTEM_LOG: Final = "/dev/log"
@@ -23,11 +26,14 @@ def configure(level: str, *, file: Path | None, foreground: bool) -> None:
     """Log to `file` if there is one, else to standard error in the foreground, else to journald or syslog.
 
     Where the system has no log (a container), nothing is logged in the background without a file. Of the libraries
-    only warnings are logged, whatever the level. OSError if the file cannot be written.
+    only warnings are logged, whatever the level. What floods it is counted (floods.py). OSError if the file cannot be
+    written.
     """
     handler = _handler(file, foreground=foreground)
     handler.addFilter(_is_ours_or_grave)
+    handler.addFilter(FloodFilter())
     root = logging.getLogger()
+    root.addHandler(RECENT_FAULTS)  # before the other one, whose filter changes what it counts
     root.addHandler(handler)
     root.setLevel(level.upper())
 

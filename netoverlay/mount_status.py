@@ -17,8 +17,10 @@ from netoverlay.overlay.lock_rules import LockMode, in_words
 from netoverlay.overlay.lock_table import END
 from netoverlay.overlay.overlay import Overlay
 from netoverlay.overlay.owner import Holding
+from netoverlay.recent_faults import RECENT_FAULTS
 from netoverlay.status.control_server import ControlServer
 from netoverlay.status.snapshot import (
+    FaultStatus,
     LayerStatus,
     LeaseStatus,
     LockStatus,
@@ -56,6 +58,10 @@ def control_server(
             inodes=len(overlay.tree.inodes),
             locks=locks,
             lazy=settling.status(),
+            faults=tuple(
+                FaultStatus(at=fault.at, count=fault.count, level=fault.level, text=fault.text)
+                for fault in RECENT_FAULTS.told()
+            ),
         )
 
     return ControlServer(mountpoint, snapshot, settling.start)

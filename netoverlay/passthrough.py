@@ -50,7 +50,7 @@ class Passthrough:
         if self._backing_files is None or not handle.inode.in_upper:
             return self._cached(handle)
         with self._lock:
-            use = self._uses.setdefault(handle.inode.nodeid, _Use())
+            use = self._use_locked(handle.inode)
             if not use.cached and not use.backing:
                 use.backing = self._back(handle.inode)
             (use.passed if use.backing and not use.cached else use.cached).add(handle)
@@ -73,8 +73,14 @@ class Passthrough:
     def _cached(self, handle: FileHandle) -> int:
         if self._backing_files is not None:
             with self._lock:
-                self._uses.setdefault(handle.inode.nodeid, _Use()).cached.add(handle)
+                self._use_locked(handle.inode).cached.add(handle)
         return 0
+
+    def _use_locked(self, inode: FileInode) -> _Use:
+        use = self._uses.get(inode.nodeid)
+        if use is None:
+            use = self._uses[inode.nodeid] = _Use()
+        return use
 
     def _back(self, inode: FileInode) -> int:
         """A backing file for what an inode in the upper is read through; 0 if that cannot be one."""

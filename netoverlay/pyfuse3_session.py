@@ -125,7 +125,9 @@ class Pyfuse3Session:
         try:
             await trio.to_thread.run_sync(unmount)
         except OSError as error:
-            _log.error("cannot unmount, so a dead mount is left behind: %s", error)
+            _log.error(
+                "cannot unmount, so a dead mount is left behind (`netoverlay umount --lazy` removes it): %s", error
+            )
             return False
         return True
 

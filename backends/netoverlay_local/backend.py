@@ -6,6 +6,7 @@ import errno
 import os
 import stat as stat_bits
 import sys
+from functools import lru_cache
 
 from netoverlay.backend_api import (
     Access,
@@ -39,6 +40,7 @@ OPEN_MODES = {
     for access, flags in ACCESS_FLAGS.items()
     for truncate in (False, True)
 }
+_MODES_KEPT = 64
 NODE_TYPES = (FileType.FIFO, FileType.SOCKET, *DEVICE_TYPES)
 NAMES_ARE_UTF8 = sys.getfilesystemencoding() == "utf-8"
 
@@ -123,8 +125,7 @@ class LocalBackend(Backend):
         if access.writes or truncate or exclusive:
             self._claims.require_writable("open for writing")
         if exclusive:
-            how = OpenMode(ACCESS_FLAGS[access] | OPEN_FLAGS | os.O_CREAT | os.O_EXCL, RESOLVE, mode)
-            descriptor = root.open(path, how)
+            descriptor = root.open(path, _creation(access, mode))
         else:
             descriptor = self._open_existing(root, path, access, truncate=truncate)
         try:
@@ -271,6 +272,11 @@ class LocalBackend(Backend):
                 "container's seccomp profile",
                 errno.ENOSYS,
             ) from None
+
+
+@lru_cache(_MODES_KEPT)
+def _creation(access: Access, mode: int) -> OpenMode:
+    return OpenMode(ACCESS_FLAGS[access] | OPEN_FLAGS | os.O_CREAT | os.O_EXCL, RESOLVE, mode)
 
 
 def _check_regular(result: os.stat_result, path: LayerPath) -> None:

@@ -27,6 +27,7 @@ from netoverlay.backend_api import (
     os_error,
 )
 from netoverlay.backend_api.connector import Connector
+from netoverlay.backend_api.listing_limits import ListingLimits
 from netoverlay.backend_api.whole_files import read_one
 from netoverlay_sftp import attributes, diagnosis, listing, whole_files
 from netoverlay_sftp.connection import Session, connect
@@ -81,6 +82,7 @@ class SftpBackend(Backend):
         self._paths = PathMap(url.path)
         self._options = options
         self._deadline = deadline
+        self._limits = ListingLimits(deadline)
         self._login: Login | None = None
         self._connector = Connector(lambda: connect(self._log_in, deadline), deadline)
         self._handles = SftpHandles(self._connector.session, url)
@@ -128,8 +130,10 @@ class SftpBackend(Backend):
         return session.metadata.file_stat(found)
 
     def list_dir(self, path: LayerPath) -> list[DirEntry]:
-        session, on_server = self._at(path)
-        return listing.list_directory(session.metadata, self._paths, on_server)
+        return listing.list_directory(self._connector.session().metadata, self._paths, self._limits, path)
+
+    def list_dirs(self, paths: Sequence[LayerPath]) -> list[list[DirEntry] | OSError]:
+        return listing.list_directories(self._connector.session().metadata, self._paths, self._limits, paths)
 
     def open(
         self,

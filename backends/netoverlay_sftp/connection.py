@@ -70,7 +70,12 @@ class Session:
             channel = self._open_channel()
         except LayerSetupError as error:
             # sshd's MaxSessions; what there is will have to do.
-            _log.warning("%s: one SFTP channel more is refused (%s): data and metadata share", self.server, error)
+            _log.warning(
+                "%s: one SFTP channel more is refused (%s), so data and metadata share one, and wait for each other; "
+                "MaxSessions in the server's sshd_config is how many there may be",
+                self.server,
+                error,
+            )
             self._data_limit = 0
             channel = self.metadata
         if channel is not self.metadata or not self._data:

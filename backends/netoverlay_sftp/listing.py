@@ -1,12 +1,17 @@
-"""List a directory: several requests for its entries are always in flight."""
+"""List directories: several requests for the entries of each are always in flight."""
 
 from __future__ import annotations
 
 import errno
 import stat as stat_bits
 from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TypeAlias
 
-from netoverlay.backend_api import DirEntry, os_error
+from netoverlay.backend_api import DirEntry, LayerPath, UnavailableError, os_error
+from netoverlay.backend_api.listing_limits import ListingLimits, ListingProgress
+from netoverlay.backend_api.together import Conversation, converse
 from netoverlay_sftp import diagnosis, protocol
 from netoverlay_sftp.channel import SftpChannel
 from netoverlay_sftp.errors import StatusError
@@ -15,13 +20,49 @@ from netoverlay_sftp.paths import PathMap, decode
 from netoverlay_sftp.protocol import ListedName, PacketType, StatusCode, pack_string
 
 _DEPTH = 8
+_DEPTH_OF_MANY = 2
+"""In flight for each of many directories, most of which have few entries."""
+_MOST_DEPTH = 64
+"""In flight for one that turns out to be long."""
+
+_Question: TypeAlias = tuple[PacketType, bytes]
+_Listing: TypeAlias = Conversation[_Question, Request, list[DirEntry]]
 
 
-def list_directory(channel: SftpChannel, paths: PathMap, path: bytes) -> list[DirEntry]:
-    """All usable entries of the directory at `path`. ENOTDIR for anything else, a symbolic link too."""
-    look, opening = channel.multiplexer.submit_many(
-        [(PacketType.LSTAT, pack_string(path)), (PacketType.OPENDIR, pack_string(path))]
-    )
+def list_directory(channel: SftpChannel, paths: PathMap, limits: ListingLimits, path: LayerPath) -> list[DirEntry]:
+    """All usable entries of the directory at `path`. ENOTDIR for anything else, a symbolic link too.
+
+    EndlessListingError.
+    """
+    (found,) = converse([_listing(channel, paths, limits, path, _DEPTH)], channel.multiplexer.submit_many)
+    if isinstance(found, OSError):
+        raise found
+    return found
+
+
+def list_directories(
+    channel: SftpChannel, paths: PathMap, limits: ListingLimits, wanted: Sequence[LayerPath]
+) -> list[list[DirEntry] | OSError]:
+    """As list_directory(), of many, in as many round trips as of one; an error is that of its directory alone."""
+
+    def ask(questions: Sequence[_Question]) -> list[Request]:
+        requests = channel.multiplexer.submit_many(questions)
+        try:
+            if requests:  # the last one first: whoever waits for one after the other hands the receiving over as often
+                channel.multiplexer.wait(requests[-1])
+        except UnavailableError:
+            for request in requests:  # none is forgotten, for it may bring a handle late
+                with suppress(UnavailableError):
+                    channel.multiplexer.wait(request)
+            raise
+        return requests
+
+    return converse([_listing(channel, paths, limits, path, _DEPTH_OF_MANY) for path in wanted], ask)
+
+
+def _listing(channel: SftpChannel, paths: PathMap, limits: ListingLimits, directory: LayerPath, depth: int) -> _Listing:
+    path = paths.on_server(directory)
+    look, opening = yield [(PacketType.LSTAT, pack_string(path)), (PacketType.OPENDIR, pack_string(path))]
     is_directory = _is_directory(channel, look)
     try:
         handle = channel.parse(protocol.unpack_handle, channel.expect(opening, PacketType.HANDLE))
@@ -32,12 +73,12 @@ def list_directory(channel: SftpChannel, paths: PathMap, path: bytes) -> list[Di
     try:
         if is_directory is False:  # a link, which the server has followed
             raise os_error(errno.ENOTDIR, decode(path))
-        listed = _read_all(channel, handle)
+        in_flight = deque((yield [(PacketType.READDIR, handle)] * depth))
+        return _read_all(channel, paths, path, handle, in_flight, limits.begin(directory))
     except StatusError as error:
         raise diagnosis.of_path(channel, error, path, "list_dir") from error
     finally:
         channel.forget_handle(handle)
-    return _entries(channel, paths, path, listed)
 
 
 def _is_directory(channel: SftpChannel, look: Request) -> bool | None:
@@ -49,22 +90,31 @@ def _is_directory(channel: SftpChannel, look: Request) -> bool | None:
     return stat_bits.S_ISDIR(found.permissions or 0)
 
 
-def _read_all(channel: SftpChannel, handle: bytes) -> list[ListedName]:
-    in_flight = deque(channel.multiplexer.submit_many([(PacketType.READDIR, handle)] * _DEPTH))
-    listed: list[ListedName] = []
-    ended = False
+def _read_all(
+    channel: SftpChannel,
+    paths: PathMap,
+    path: bytes,
+    handle: bytes,
+    in_flight: deque[Request],
+    progress: ListingProgress,
+) -> list[DirEntry]:
+    entries: list[DirEntry] = []
+    replies = 0
     while in_flight:
         try:
             body = channel.expect(in_flight.popleft(), PacketType.NAME)
         except StatusError as error:
             if error.code != StatusCode.EOF:
                 raise
-            ended = True
-            continue
-        if not ended:
-            in_flight.append(channel.submit(PacketType.READDIR, handle))
-        listed += channel.parse(protocol.unpack_names, body)
-    return listed
+            break  # what is still in flight will tell the same
+        replies += 1
+        if replies > 1:  # else there may well be no more than that
+            more = 2 if replies > _DEPTH and len(in_flight) < _MOST_DEPTH else 1
+            in_flight += channel.multiplexer.submit_many([(PacketType.READDIR, handle)] * more)
+        listed = channel.parse(protocol.unpack_names, body)
+        progress.told([each.name for each in listed], len(body))
+        entries += _entries(channel, paths, path, listed)
+    return entries
 
 
 def _entries(channel: SftpChannel, paths: PathMap, path: bytes, listed: list[ListedName]) -> list[DirEntry]:

@@ -29,6 +29,7 @@ from netoverlay.backend_api import (
     os_error,
 )
 from netoverlay.backend_api.connector import Connector
+from netoverlay.backend_api.listing_limits import ListingLimits
 from netoverlay.backend_api.types import NAME_ENCODING, NAME_ERRORS
 from netoverlay.backend_api.whole_files import read_one
 from netoverlay_smb import (
@@ -74,6 +75,7 @@ class SmbBackend(Backend):
         self._url = url
         self._options = options
         self._deadline = deadline
+        self._limits = ListingLimits(deadline)
         self._connector: Connector[Session] = Connector(self._new_session, deadline)
         self._handles = SmbHandles(self._connector.session, url)
         self._paths = PathMap()
@@ -82,13 +84,13 @@ class SmbBackend(Backend):
         self._lost: Link | None = None
         """What the last connection had."""
         self._appearance = Appearance.of(options, lists_modes=False, has_file_ids=False)
-        self._lister = Lister(self._paths, self._appearance, with_modes=False)
+        self._lister = Lister(self._paths, self._appearance, self._limits, with_modes=False)
 
     def connect(self) -> Capabilities:
         self._connector.session()
         found = self._known_facts()
         self._appearance = Appearance.of(self._options, lists_modes=found.lists_modes, has_file_ids=found.has_file_ids)
-        self._lister = Lister(self._paths, self._appearance, with_modes=found.lists_modes)
+        self._lister = Lister(self._paths, self._appearance, self._limits, with_modes=found.lists_modes)
         return Capabilities(
             writable=True,
             symlinks=True,
@@ -164,11 +166,13 @@ class SmbBackend(Backend):
         return self._look(path, "stat").stat(self._appearance)
 
     def list_dir(self, path: LayerPath) -> list[DirEntry]:
-        session = self._connector.session()
-        try:
-            return self._lister.entries(session, path)
-        except StatusError as error:
-            raise diagnosis.of_path(session, error, self._at(session, path), "list_dir") from error
+        (found,) = self.list_dirs([path])
+        if isinstance(found, OSError):
+            raise found
+        return found
+
+    def list_dirs(self, paths: Sequence[LayerPath]) -> list[list[DirEntry] | OSError]:
+        return self._lister.entries(self._connector.session(), paths)
 
     def open(
         self,

@@ -11,8 +11,9 @@ from collections import deque
 
 from netoverlay.backend_api.leadership import Awaited
 
-WANTED = 1024
-"""Asked for until the server has granted so many, or no more."""
+WANTED = 8192
+"""Asked for until the server has granted so many, or no more: what servers grant at most by default."""
+MORE_AT_ONCE = 512
 
 
 class Ticket(Awaited):
@@ -49,7 +50,7 @@ class CreditWindow:
 
     def request(self, charge: int) -> int:
         """How many credits a request that costs `charge` should ask for."""
-        return charge + min(64, max(0, WANTED - self.total))
+        return charge + min(MORE_AT_ONCE, max(0, WANTED - self.total))
 
     def try_take(self, charge: int) -> int | None:
         """The first of `charge` message ids, or None if others wait or there are not enough."""

@@ -1,15 +1,18 @@
-"""List a directory: a small one in one round trip; what a listing does not tell of its entries in one more."""
+"""List directories: small ones in one round trip; what a listing does not tell of its entries in one more."""
 
 from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
+from typing import TypeAlias
 
 from netoverlay.backend_api import DirEntry, LayerPath, join_path, os_error
-from netoverlay_smb import commands, look, names, replies
+from netoverlay.backend_api.listing_limits import ListingLimits, ListingProgress
+from netoverlay.backend_api.together import Conversation, converse
+from netoverlay_smb import commands, diagnosis, look, names, replies
 from netoverlay_smb.attributes import NOTHING_TOLD, Appearance
 from netoverlay_smb.commands import Body
 from netoverlay_smb.engine import Request
@@ -41,22 +44,38 @@ _VANISHED = frozenset(
 )
 
 
+_Compound: TypeAlias = list[Body]
+_Listing: TypeAlias = Conversation[_Compound, list[Request], list[DirEntry]]
+_Reading: TypeAlias = Conversation[_Compound, list[Request], list[Listed]]
+
+
 class Lister:
     """Lists directories of a share. `with_modes`: its server has modes in its listings."""
 
-    def __init__(self, paths: PathMap, appearance: Appearance, *, with_modes: bool) -> None:
+    def __init__(self, paths: PathMap, appearance: Appearance, limits: ListingLimits, *, with_modes: bool) -> None:
         self._paths = paths
+        self._limits = limits
         self._appearance = appearance
         self._with_modes = with_modes
         self._secured = appearance.modes_from_server and not with_modes
         self._access = LOOK | FileAccess.READ_CONTROL if self._secured else LOOK
 
-    def entries(self, session: Session, directory: LayerPath) -> list[DirEntry]:
-        """All usable entries. ENOTDIR for anything but a directory, a symbolic link too. StatusError."""
+    def entries(self, session: Session, directories: Sequence[LayerPath]) -> list[list[DirEntry] | OSError]:
+        """All usable entries of each directory, or its error: ENOTDIR for anything else, a symbolic link too."""
+        return converse([self._listing(session, each) for each in directories], session.submit_all)
+
+    def _listing(self, session: Session, directory: LayerPath) -> _Listing:
         path = self._paths.on_server(session.root, directory)
+        try:
+            return (yield from self._entries(session, directory, path))
+        except StatusError as error:
+            raise diagnosis.of_path(session, error, path, "list_dir") from error
+
+    def _entries(self, session: Session, directory: LayerPath, path: bytes) -> _Listing:
+        progress = self._limits.begin(directory)
         entries: list[DirEntry] = []
         unclear: list[Listed] = []
-        for entry in self._read_all(session, path):
+        for entry in (yield from self._read_all(session, path, progress)):
             if entry.name in (".", "..") or entry.name.startswith(HIDDEN_PREFIX):
                 continue
             if self._secured or look.may_be_link(entry.facts) or names.may_be_short(entry.name):
@@ -64,45 +83,58 @@ class Lister:
             elif names.is_usable(name := names.from_server(entry.name)):
                 told = Ownership(None, None, entry.unix_mode & _PERMISSION_BITS if self._with_modes else None)
                 entries.append(DirEntry(name, self._appearance.stat(entry.facts, told)))
-        return [*entries, *self._look_at(session, directory, path, unclear)]
+        return entries + (yield from self._look_at(session, directory, path, unclear, progress))
 
-    def _read_all(self, session: Session, path: bytes, *, through: bool = False) -> list[Listed]:
+    def _read_all(self, session: Session, path: bytes, progress: ListingProgress, *, through: bool = False) -> _Reading:
         wanted = InfoClass.ID_BOTH_DIRECTORY if self._with_modes else InfoClass.ID_FULL_DIRECTORY
         parse = replies.listed_with_modes if self._with_modes else replies.listed
-        opening, *reading = session.submit(
+        compound = [
             commands.create(path, FileAccess.READ_DATA | LOOK, CreateOptions.DIRECTORY, through=through),
             commands.query_directory(PREVIOUS_HANDLE, wanted, _FIRST_BYTES, restart=True),
             commands.query_directory(PREVIOUS_HANDLE, wanted, _FIRST_BYTES),
-        )
+        ]
+        ((opening, *reading),) = yield [compound]
         created = session.parse(replies.created, session.expect(opening))
         try:
             if created.attributes & FileAttributes.REPARSE_POINT and not through:
                 if look.reparse_target(session, path) is not None:
                     raise os_error(errno.ENOTDIR, names.decode_utf16(path))
-                return self._read_all(session, path, through=True)  # a volume that is mounted there, say
+                # A volume that is mounted there, say.
+                return (yield from self._read_all(session, path, progress, through=True))
             more = commands.query_directory(created.handle, wanted, _more_bytes(session))
             listed: list[Listed] = []
             for body in _bodies(session, deque(reading), more):
-                listed += session.parse(parse, session.parse(replies.info, body))
+                told = session.parse(parse, session.parse(replies.info, body))
+                progress.told([each.name for each in told], len(body))
+                listed += told
             return listed
         finally:
             if not session.broken:
                 session.forget(commands.close(created.handle))
 
     def _look_at(
-        self, session: Session, directory: LayerPath, path: bytes, unclear: list[Listed]
-    ) -> Iterator[DirEntry]:
+        self,
+        session: Session,
+        directory: LayerPath,
+        path: bytes,
+        unclear: list[Listed],
+        progress: ListingProgress,
+    ) -> _Listing:
         """Ask for each entry what the listing did not tell, many at a time."""
-        in_flight: deque[tuple[Listed, list[Request]]] = deque()
+        entries: list[DirEntry] = []
         waiting = iter(unclear)
+        first = list(islice(waiting, _LOOKS_IN_FLIGHT))
+        asked = yield [self._questions(join(path, entry.name), entry) for entry in first]
+        in_flight = deque(zip(first, asked, strict=True))
         at_once = max(1, min(_LOOKS_AT_ONCE, session.engine.credits // (2 * _LOOK_CHARGE)))
         while True:
             if len(in_flight) <= _LOOKS_IN_FLIGHT - at_once and (batch := list(islice(waiting, at_once))):
+                progress.goes_on()
                 questions = [self._questions(join(path, entry.name), entry) for entry in batch]
                 in_flight += zip(batch, session.engine.submit_all(questions), strict=True)
                 continue
             if not in_flight:
-                return
+                return entries
             entry, requests = in_flight.popleft()
             try:
                 name, found = self._answers(session, path, entry, requests)
@@ -117,7 +149,7 @@ class Lister:
                 continue
             if names.to_server(name) != entry.name:
                 self._paths.note_alias(join_path(directory, name), entry.name)
-            yield DirEntry(name, found.stat(self._appearance))
+            entries.append(DirEntry(name, found.stat(self._appearance)))
 
     def _questions(self, path: bytes, entry: Listed) -> list[Body]:
         link = _is_mfsymlink(entry)

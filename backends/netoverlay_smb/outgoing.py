@@ -6,6 +6,7 @@ two ways: send() waits until the server has taken everything, post() leaves what
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -29,6 +30,7 @@ from netoverlay_smb.protocol import (
 
 MAX_POSTED = 4096
 """Messages that a server does not take, before it is given up."""
+_IOV_MAX = os.sysconf("SC_IOV_MAX")
 _SIGNED = int(HeaderFlags.SIGNED)
 _RELATED = int(HeaderFlags.RELATED)
 _ASYNC = int(HeaderFlags.ASYNC)
@@ -114,7 +116,7 @@ class Outgoing:
         with self._lock:
             expires_at = time.monotonic() + self._deadline
             self._send_posted(0)
-            sent = self._socket.sendmsg(parts)
+            sent = self._socket.sendmsg(parts if len(parts) <= _IOV_MAX else [b"".join(parts)])
             if sent < sum(map(len, parts)):
                 self._send_rest(memoryview(b"".join(parts))[sent:], expires_at)
         self.flush()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
@@ -21,6 +21,9 @@ from netoverlay_smb.status import CONNECTION_LOST, Status
 
 _Parsed = TypeVar("_Parsed")
 _Raw = TypeVar("_Raw")
+
+_SHARE_OF_CREDITS = 2
+"""So many threads can send many requests at once before one waits for the other."""
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +60,14 @@ class Session:
     def submit(self, *bodies: Body) -> list[Request]:
         """Send, as one related compound if there are several; each reply is fetched by expect()."""
         return self.engine.submit(*bodies)
+
+    def submit_all(self, compounds: Sequence[Sequence[Body]]) -> list[list[Request]]:
+        """As submit(), for several that have nothing to do with each other, however many credits they take."""
+        sent: list[list[Request]] = []
+        while len(sent) < len(compounds):
+            left = compounds[len(sent) :]
+            sent += self.engine.submit_all(left[: self._affordable(left)])
+        return sent
 
     def expect(self, request: Request, *allowed: Status) -> bytes:
         """The body of the reply. StatusError if it is neither success nor `allowed`."""
@@ -98,6 +109,15 @@ class Session:
         """Close what was only read, without waiting for the reply: it ends with the connection, too."""
         with suppress(UnavailableError):
             self.engine.submit(body)
+
+    def _affordable(self, compounds: Sequence[Sequence[Body]]) -> int:
+        """How many of them go out at once: one at least, which then waits for its credits."""
+        left = self.engine.credits // _SHARE_OF_CREDITS
+        for count, bodies in enumerate(compounds):
+            left -= sum(self.link.charge(body) for body in bodies)
+            if left < 0:
+                return max(count, 1)
+        return len(compounds)
 
 
 @dataclass(frozen=True, slots=True)

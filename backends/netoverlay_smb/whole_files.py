@@ -18,8 +18,6 @@ from netoverlay_smb.protocol import PREVIOUS_HANDLE, CreateOptions, FileAttribut
 from netoverlay_smb.session import Session
 from netoverlay_smb.status import Status
 
-_SHARE_OF_CREDITS = 2
-"""So many such calls can be in flight before one waits for the other."""
 _REPARSE_POINT = int(FileAttributes.REPARSE_POINT)
 
 
@@ -34,18 +32,13 @@ def read(
     session: Session, files: Sequence[Asked], appearance: Appearance, *, unchanging: bool
 ) -> Iterator[FileContent | None]:
     """What is in `files`; None for what has to be done singly."""
-    compounds = [_compound(each, unchanging=unchanging) for each in files]
-    start = 0
-    while start < len(files):
-        end = start + _affordable(session, compounds[start:])
-        sent = session.engine.submit_all(compounds[start:end])
-        # The last one first: whoever waits for one after the other hands the receiving over as often.
-        for requests in reversed(sent):
-            for request in reversed(requests):
-                session.engine.wait(request)
-        for requests, file in zip(sent, files[start:end], strict=True):
-            yield _content(session, requests, file.wanted, appearance)
-        start = end
+    sent = session.submit_all([_compound(each, unchanging=unchanging) for each in files])
+    # The last one first: whoever waits for one after the other hands the receiving over as often.
+    for requests in reversed(sent):
+        for request in reversed(requests):
+            session.engine.wait(request)
+    for requests, file in zip(sent, files, strict=True):
+        yield _content(session, requests, file.wanted, appearance)
 
 
 def _compound(file: Asked, *, unchanging: bool) -> list[Body]:
@@ -55,16 +48,6 @@ def _compound(file: Asked, *, unchanging: bool) -> list[Body]:
     if not unchanging:
         bodies.append(commands.query_file(InfoClass.ALL))
     return [*bodies, commands.close()]
-
-
-def _affordable(session: Session, compounds: Sequence[Sequence[Body]]) -> int:
-    """How many of them go out at once: one at least, which then waits for its credits."""
-    left = session.engine.credits // _SHARE_OF_CREDITS
-    for count, bodies in enumerate(compounds):
-        left -= sum(session.link.charge(body) for body in bodies)
-        if left < 0:
-            return max(count, 1)
-    return len(compounds)
 
 
 def _content(

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self, TypeAlias
 
-from netoverlay.backend_api.errors import NotSupportedError
+from netoverlay.backend_api.errors import NotSupportedError, UnavailableError
 from netoverlay.backend_api.types import (
     Access,
     AllocateMode,
@@ -192,6 +192,21 @@ class Backend(abc.ABC):
         mode: int = 0o600,
     ) -> BackendFile:
         """Open a regular file, or create it with `mode` exactly (no umask). EISDIR, ELOOP (a symlink), ENXIO."""
+
+    def list_dirs(self, paths: Sequence[LayerPath]) -> list[list[DirEntry] | OSError]:
+        """list_dir() of several directories, all at once where the transport can: for each its entries, or its error.
+
+        What is about the layer is raised.
+        """
+        found: list[list[DirEntry] | OSError] = []
+        for path in paths:
+            try:
+                found.append(self.list_dir(path))
+            except UnavailableError:
+                raise
+            except OSError as error:
+                found.append(error)
+        return found
 
     def read_files(self, wanted: Sequence[WantedFile], *, unchanging: bool) -> list[FileContent | OSError]:
         """Read small files whole, all at once where the transport can: for each what is read, or why it cannot be.

@@ -131,6 +131,10 @@ class DelegatingBackend(Backend):
     def list_dir(self, path: LayerPath) -> list[DirEntry]:
         return self.inner.list_dir(path)
 
+    def list_dirs(self, paths: Sequence[LayerPath]) -> list[list[DirEntry] | OSError]:
+        """By list_dir(), as read_files()."""
+        return super().list_dirs(paths)
+
     def open(
         self,
         path: LayerPath,

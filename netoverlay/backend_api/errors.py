@@ -41,6 +41,13 @@ class StaleHandleError(OSError):
         super().__init__(errno.ESTALE, message)
 
 
+class EndlessListingError(OSError):
+    """A directory whose listing does not end, or not within what is read of one (listing_limits.py)."""
+
+    def __init__(self, code: int, directory: str, problem: str) -> None:
+        super().__init__(code, problem, directory)
+
+
 class NotSupportedError(OSError):
     """The transport has no such operation (EOPNOTSUPP)."""
 

@@ -109,6 +109,8 @@ class Access(enum.Enum):
     WRITE = "write"
     READ_WRITE = "read-write"
 
+    __hash__ = object.__hash__  # that of enum is in Python
+
     @property
     def reads(self) -> bool:
         return self is not Access.WRITE

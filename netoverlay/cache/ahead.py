@@ -1,9 +1,10 @@
-"""Fetch what a walk will ask for next, several at once, before it asks.
+"""List the directories of a walk ahead of it, many at once, before it asks.
 
-A tree is walked one directory after the other, so over a network a walk costs one round trip each. When a demand is the
-sign of a walk (allowance.py), the parent's other children are put on a stack, nearest first. What a fetch finds to
-follow goes on the stack too, so the order is that of a walk in depth. Any failure ends it: whoever needs the item meets
-the error himself.
+A tree is walked one directory after the other, so over a network a walk costs one round trip each. It shows when a
+program lists a directory and then one below it, or when a second directory beside another has to be listed
+(allowance.py). Then the directories beside it are put on a stack, and those below it as soon as they are known, nearest
+first; what a fetch finds to follow goes on the stack too, so the order is that of a walk in depth. Any failure ends it:
+whoever needs the directory meets the error himself.
 """
 
 from __future__ import annotations
@@ -11,50 +12,82 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
-from netoverlay.backend_api.types import LayerPath
+from cachetools import LRUCache
+
+from netoverlay.backend_api.types import LayerPath, split_path
 from netoverlay.cache.allowance import Allowance
 
-MAX_UNUSED = 64
-"""Items that a walk has before it, at most: so many are fetched in vain where it ends."""
+WORKERS = 4
+MAX_UNUSED = 128
+"""Directories that a walk has before it, at most: so many are listed in vain where it ends."""
+AT_FIRST = 32
+"""Directories that are listed where a walk descends: those beside the first one and a part of what is in them."""
 _MAX_STACK = 16_384
+_MAX_LISTED = 1024
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
 
-def log_failure(future: Future[None]) -> None:
+def log_failure(future: Future[T]) -> None:
     """Tell of an error in our own work, which nobody else would see."""
     if not future.cancelled() and future.exception() is not None:
         _log.error("a fetch ahead has failed", exc_info=future.exception())
 
 
 class Ahead:
-    """Runs `fetch` on paths that are likely to be wanted, in at most `workers` threads of its own.
+    """Runs `fetch` on directories that are likely to be wanted, at most `at_once`, in a few threads of its own.
 
-    `fetch(path)` fetches one item unless that is needless, and returns what is likely to be wanted after it.
+    `fetch(paths)` lists them unless that is needless, and returns what is likely to be wanted after them.
     """
 
-    def __init__(self, name: str, workers: int, fetch: Callable[[LayerPath], Iterable[LayerPath]]) -> None:
+    def __init__(self, at_once: int, fetch: Callable[[Sequence[LayerPath]], Iterable[LayerPath]]) -> None:
         self._fetch = fetch
-        self._workers = workers
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix=name)
+        self._workers = min(WORKERS, at_once)
+        self._batch = at_once // self._workers
+        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="list-ahead")
         self._lock = threading.Lock()
         self._stack: deque[LayerPath] = deque(maxlen=_MAX_STACK)
+        self._nearest: deque[LayerPath] = deque(maxlen=_MAX_STACK)
+        """What a program stands before: goes first, whatever fetches find meanwhile. The first is popped first."""
+        self._listed: LRUCache[LayerPath, None] = LRUCache(_MAX_LISTED)
         self._allowance = Allowance(MAX_UNUSED)
         self._in_flight = 0
         self._closed = False
 
-    def missed(self, parent: LayerPath, children: Callable[[], Iterable[LayerPath]]) -> None:
-        """A child of `parent` had to be waited for; `children()` are those that can be fetched."""
+    def listed(self, path: LayerPath) -> None:
+        """A program lists the directory `path`, and does not only look for names in it."""
         with self._lock:
-            is_walk = self._allowance.demand(parent)
+            self._listed[path] = None
+
+    def missed(self, path: LayerPath, *, listed: bool, beside: Callable[[], Iterable[LayerPath]]) -> bool:
+        """Somebody has to wait for the directory `path`: whether there is a walk, for which found() is to be called.
+
+        `listed`: for who lists it. `beside()`: the directories that can be fetched next to it.
+        """
+        parent = split_path(path)[0]
+        with self._lock:
+            is_walk = bool(path) and self._allowance.demand(parent)
+            if path and listed and parent in self._listed:
+                self._allowance.sign(AT_FIRST)
+                is_walk = True
+            goes_on = is_walk or self._allowance.goes_on
         if is_walk:
-            wanted = list(children())
-            with self._lock:
-                self._push(wanted)
-                self._start()
+            self._push(beside())
+        return goes_on
+
+    def expect(self, path: LayerPath) -> None:
+        """The directory `path` is going to be used, be there a walk or not."""
+        self._pool.submit(self._try, [path]).add_done_callback(log_failure)
+
+    def found(self, paths: Iterable[LayerPath]) -> None:
+        """After missed(): the directories below that one."""
+        self._push(paths)
 
     def used(self) -> None:
         """Something that was fetched ahead is used."""
@@ -67,34 +100,53 @@ class Ahead:
         with self._lock:
             self._closed = True
             self._stack.clear()
+            self._nearest.clear()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def join(self) -> None:
         """After stop(): wait for the fetches under way."""
         self._pool.shutdown(wait=True)
 
-    def _push(self, paths: list[LayerPath]) -> None:
-        self._stack.extend(reversed(paths))
+    def _push(self, nearest: Iterable[LayerPath]) -> None:
+        paths = list(nearest)
+        with self._lock:
+            self._stack.extend(reversed(self._nearest))
+            self._nearest = deque(paths, _MAX_STACK)
+            self._start()
 
     def _start(self) -> None:
-        while self._stack and self._in_flight < self._workers and not self._closed and self._allowance.grant(1, 1):
+        while self._in_flight < self._workers and (batch := self._next()):
             self._in_flight += 1
-            self._pool.submit(self._run, self._stack.pop()).add_done_callback(log_failure)
+            self._pool.submit(self._run, batch).add_done_callback(log_failure)
 
-    def _run(self, path: LayerPath) -> None:
-        following: list[LayerPath] = []
-        failed = True
+    def _next(self) -> list[LayerPath]:
+        """What to list in one call: not few at a time while there is another call under way."""
+        waiting = len(self._nearest) + len(self._stack)
+        if self._closed or not waiting:
+            return []
+        most = min(self._batch, waiting)
+        count = self._allowance.grant(max(most // 2, 1) if self._in_flight else 1, most)
+        return [self._nearest.popleft() if self._nearest else self._stack.pop() for _ in range(count)]
+
+    def _run(self, paths: list[LayerPath]) -> None:
+        following: list[LayerPath] | None = None
         try:
-            following = list(self._fetch(path))
-            failed = False
-        except OSError as error:
-            _log.debug("fetching ahead ends: %s", error)
+            following = self._try(paths)
         finally:
             with self._lock:
                 self._in_flight -= 1
-                if failed:
+                self._allowance.spent(len(paths), len(paths), len(paths))
+                if following is None:
                     self._stack.clear()
+                    self._nearest.clear()
                     self._allowance.end()
                 else:
-                    self._push(following)
+                    self._stack.extend(reversed(following))
                     self._start()
+
+    def _try(self, paths: list[LayerPath]) -> list[LayerPath] | None:
+        try:
+            return list(self._fetch(paths))
+        except OSError as error:
+            _log.debug("fetching ahead ends: %s", error)
+            return None

@@ -1,7 +1,7 @@
 """How much is fetched ahead of a walk: as much as pays, by what was used of it so far.
 
 - A second demand below one parent that had to wait is the sign of a walk (further ones at every power of two, so that
-  scattered demands cost few fetches): START_CREDITS fetches are granted.
+  scattered demands cost few fetches): START_CREDITS fetches are granted. Who sees other signs says how many.
 - Each fetch spends a credit; each fetched item that is used earns USE_EARNS, up to MAX_CREDITS. A walk that goes on
   doubles what is fetched before it, up to what its user allows; one that ends costs that, and no more. If something
   was used since the last sign the walk counts as going on: a wait says that far too little was fetched, so that all is
@@ -32,6 +32,8 @@ class Allowance:
         """How much was used since the last sign."""
         self._unused = 0
         """Of this walk, what is fetched and not used, or being fetched."""
+        self._under_way = 0
+        """What is granted and not yet spent."""
 
     @property
     def goes_on(self) -> bool:
@@ -44,16 +46,19 @@ class Allowance:
         self._demands[parent] = count
         if len(self._demands) > _MAX_PARENTS:
             self._demands.popitem(last=False)
-        goes_on = self.goes_on
-        if goes_on:
+        if self.goes_on:
             self._credits = MAX_CREDITS
-        if count & (count - 1) or not (count >= 2 or goes_on):
-            return False
-        if not goes_on:
+        is_sign = not count & (count - 1) and (count >= 2 or self.goes_on)
+        if is_sign:
+            self.sign(START_CREDITS)
+        return is_sign
+
+    def sign(self, credits: int) -> None:
+        """There is a walk, for which so much may be fetched, whatever is used of it."""
+        if not self.goes_on and not self._under_way:
             self._unused = 0  # what was fetched before is not what is wanted now
         self._used = 0
-        self._credits = max(self._credits, START_CREDITS)
-        return True
+        self._credits = max(self._credits, credits)
 
     def used(self) -> None:
         """Something that was fetched ahead is used."""
@@ -68,11 +73,13 @@ class Allowance:
             return 0
         self._credits -= count
         self._unused += count
+        self._under_way += count
         return count
 
     def spent(self, granted: int, spent: int, fetched: int) -> None:
         """Of what was granted so much was spent, and so much had to be fetched for that."""
         self._credits = min(self._credits + granted - spent, MAX_CREDITS)
+        self._under_way -= granted
         self._unused = max(self._unused - (granted - fetched), 0)
 
     def end(self) -> None:

@@ -351,7 +351,12 @@ class DiskStore:
         with self._lock:
             warned, self._warned = self._warned, True
         if not warned:
-            _log.warning("the content cache %s is bypassed where it cannot be used: %s", self._name, error)
+            _log.warning(
+                "the content cache %s is bypassed where it cannot be used: make room for it, or name another directory "
+                "(cache.directory): %s",
+                self._name,
+                error,
+            )
 
 
 def _shard(key: str) -> str:
@@ -367,9 +372,10 @@ def _path(key: str) -> str:
 
 
 def _write_all(descriptor: int, *parts: bytes | memoryview) -> None:
-    """In one write(2)."""
-    if os.writev(descriptor, parts) < sum(map(len, parts)):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    """In one write(2), unless the disk has no room for all: the next one then says why (ENOSPC, EDQUOT)."""
+    written, size = os.writev(descriptor, parts), sum(map(len, parts))
+    while written < size:
+        written += os.write(descriptor, b"".join(parts)[written:])
 
 
 def _survey(directory: int) -> list[tuple[float, int, str]]:

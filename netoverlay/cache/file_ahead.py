@@ -5,6 +5,7 @@ and that what is on the stack is found out late, by the thread that fetches:
 
 - A second file of one directory that had to be waited for is the sign of a walk through its files; one of another
   directory, while that goes on, of a walk through the tree: the directories after it are on the stack, too.
+- A third file of the same name, each in another directory, is the sign of a walk by name (all `Makefile`s, say).
 - Who has to wait although the walk goes on has caught up, and fetches what is next in the same call.
 - As many files are fetched in one call as there are credits, but not few at a time: each time twice as many as before,
   up to BATCH_FILES, or BATCH_BYTES.
@@ -14,11 +15,14 @@ and that what is on the stack is found out late, by the thread that fetches:
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol, TypeAlias
+
+from cachetools import LRUCache
 
 from netoverlay.backend_api.errors import UnavailableError
 from netoverlay.backend_api.types import DirEntry, FileStat, FileType, LayerPath, join_path, split_path
@@ -33,7 +37,10 @@ MAX_UNUSED = 4 * BATCH_FILES
 """Files that a walk has before it, at most: so many are fetched in vain where it ends."""
 AHEAD_FILE = 256 << 10
 """Bytes of the largest file that is fetched ahead of its being opened."""
+SAME_NAME = 3
+"""Files of one name, in as many directories, from which on those beside them are fetched."""
 _MAX_STACK = 16_384
+_MAX_NAMES = 256
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +72,15 @@ class _Tree(NamedTuple):
     path: LayerPath
 
 
-_Item: TypeAlias = FoundFile | _Rest | _Onward | _Tree
+class _SameName(NamedTuple):
+    """The files called `name` that are `depth` directories below the directory `path`."""
+
+    path: LayerPath
+    depth: int
+    name: str
+
+
+_Item: TypeAlias = FoundFile | _Rest | _Onward | _Tree | _SameName
 
 
 class Source(Protocol):
@@ -86,6 +101,8 @@ class FileAhead:
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="fetch-ahead")
         self._lock = threading.Lock()
         self._stack: deque[_Item] = deque(maxlen=_MAX_STACK)
+        self._names: LRUCache[str, tuple[LayerPath, int]] = LRUCache(_MAX_NAMES)
+        """By the name of a file: in which directory it was wanted last, and in how many one after the other."""
         self._allowance = Allowance(MAX_UNUSED)
         self._batch = START_CREDITS
         self._running = 0
@@ -101,14 +118,32 @@ class FileAhead:
             goes_on = self._allowance.goes_on
             is_sign = self._allowance.demand(parent)
             self._batch = START_CREDITS
+            like_it = self._by_name(path)
         rest = list(self._expand(_Rest(path, goes_on))) if is_sign else []
         with self._lock:
+            if like_it and not is_sign:
+                self._allowance.sign(BATCH_FILES)
+                self._batch = BATCH_FILES
+                self._stack.append(like_it)
             if is_sign and goes_on:
                 self._stack.append(_Onward(parent))
             self._stack.extend(reversed(rest))
             files = self._pop_files(self._grant(1))
             self._start()
         return files
+
+    def needless(self, count: int) -> None:
+        """After missed(): so many of the files were there, or somebody else is at them."""
+        with self._lock:
+            self._allowance.spent(0, 0, -count)
+
+    def put_back(self, files: list[FoundFile]) -> None:
+        """After missed(): who has got them does not fetch them."""
+        with self._lock:
+            self._allowance.spent(0, -len(files), -len(files))
+            if not self._closed:
+                self._stack.extend(reversed(files))
+                self._start()
 
     def used(self) -> None:
         """A file that was fetched ahead is opened."""
@@ -132,6 +167,22 @@ class FileAhead:
         while self._running < WORKERS and (count := self._grant(self._batch // 2)):
             self._running += 1
             self._pool.submit(self._run, count).add_done_callback(log_failure)
+
+    def _by_name(self, path: LayerPath) -> _SameName | None:
+        """What a walk by name would want, if it shows now."""
+        directory, name = split_path(path)
+        before, count = self._names.get(name, ("", 0))
+        if before == directory:
+            return None
+        above = directory.split("/")
+        at_same_depth = count and len(before.split("/")) == len(above)
+        count = count + 1 if at_same_depth else 1
+        self._names[name] = directory, count
+        times, rest = divmod(count, SAME_NAME)
+        if not times or rest or times & (times - 1):
+            return None
+        common = os.path.commonpath((f"/{before}", f"/{directory}")).strip("/")
+        return _SameName(common, len(above) - (common.count("/") + 1 if common else 0), name)
 
     def _grant(self, least: int) -> int:
         """How many files to fetch now."""
@@ -194,10 +245,13 @@ class FileAhead:
         self._allowance.spent(count, len(files), len(files))
         return files
 
-    def _expand(self, item: _Rest | _Onward | _Tree) -> Iterator[_Item]:
+    def _expand(self, item: _Rest | _Onward | _Tree | _SameName) -> Iterator[_Item]:
         """What `item` stands for, in the order of a walk."""
         if isinstance(item, _Tree):
             yield from self._items(item.path, self._entries(item.path))
+            return
+        if isinstance(item, _SameName):
+            yield from self._of_name(item)
             return
         parent, name = split_path(item.path)
         entries = self._entries(parent)
@@ -209,6 +263,16 @@ class FileAhead:
         yield from self._items(parent, entries[after:])
         if parent:
             yield _Onward(parent)
+
+    def _of_name(self, item: _SameName) -> Iterator[_Item]:
+        entries = self._entries(item.path)
+        if not item.depth:
+            found = self._items(item.path, [entry for entry in entries if entry.name == item.name])
+            yield from filter(_is_file, found)
+            return
+        for name, stat in entries:
+            if stat.type is FileType.DIRECTORY:
+                yield _SameName(join_path(item.path, name), item.depth - 1, item.name)
 
     def _entries(self, directory: LayerPath) -> list[DirEntry]:
         try:

@@ -17,6 +17,7 @@ from concurrent.futures import Future
 
 from cachetools import LRUCache
 
+from netoverlay.backend_api.errors import EndlessListingError
 from netoverlay.backend_api.types import DirEntry, FileStat, FileType, LayerPath, join_path, split_path
 from netoverlay.cache.kept_listing import Extras
 from netoverlay.cache.listing import Listing, Unpacked
@@ -76,12 +77,12 @@ def _is_shared(stat: FileStat) -> bool:
 class Listings:
     """All listings, at most `max_entries` names; thread-safe. Its lock is a leaf: nothing is called under it."""
 
-    def __init__(self, ttl: float | None, max_entries: int, files: OpenFiles, on_first_use: Callable[[], None]) -> None:
-        """`ttl`: seconds that a listing counts; None for ever. `on_first_use()` is called, without the lock, when a
-        listing that was fetched ahead is used for the first time."""
+    def __init__(self, ttl: float | None, max_entries: int, files: OpenFiles) -> None:
+        """`ttl`: seconds that a listing counts; None for ever."""
         self._ttl = math.inf if ttl is None else ttl
         self._files = files
-        self._on_first_use = on_first_use
+        self.on_first_use: Callable[[], None] = lambda: None
+        """Called, without the lock, when a listing that was fetched ahead is used for the first time."""
         self._lock = threading.Lock()
         self._listings: LRUCache[LayerPath, Listing] = LRUCache(max_entries, getsizeof=_size)
         self._unpacked = Unpacked()
@@ -110,7 +111,7 @@ class Listings:
                 listing.ahead, first_use = False, True
             answer = self._entry(listing, directory, name)
         if first_use:
-            self._on_first_use()
+            self.on_first_use()
         return answer
 
     def entries(self, path: LayerPath, listing: Listing | None = None) -> list[DirEntry] | None:
@@ -124,7 +125,7 @@ class Listings:
             if first_use:
                 listing.ahead = False
         if first_use:
-            self._on_first_use()
+            self.on_first_use()
         return found
 
     def answer_from(self, listing: Listing, path: LayerPath) -> FileStat | Answer:
@@ -161,13 +162,14 @@ class Listings:
             if first_use:
                 known.ahead = False
         if first_use:
-            self._on_first_use()
+            self.on_first_use()
         return known, False
 
     def is_asked_singly(self, path: LayerPath) -> bool:
         """Whether a listing of `path` is not worth while for the sake of one name.
 
-        It had HUGE_DIRECTORY entries or more when it was last listed, or will be told soon again to have changed.
+        It had HUGE_DIRECTORY entries or more when it was last listed, or its listing did not end, or it will be told
+        soon again to have changed.
         """
         with self._lock:
             return path in self._huge or self._expired.get(path, -math.inf) > time.monotonic() - _SINGLY_SECONDS
@@ -204,6 +206,8 @@ class Listings:
         """End a fetch without a result."""
         with self._lock:
             self._end(fetch)
+            if isinstance(error, EndlessListingError):
+                self._huge[fetch.path] = None
         fetch.result.set_exception(error)
 
     def mark(self, path: LayerPath) -> Mark | None:

@@ -37,16 +37,14 @@ from netoverlay.backend_api.types import (
     split_path,
 )
 from netoverlay.backend_api.whole_files import FileContent, WantedFile
-from netoverlay.cache.ahead import Ahead
+from netoverlay.cache.fetcher import ListingFetcher
 from netoverlay.cache.kept_layer import KeptLayer
 from netoverlay.cache.kept_xattrs import KeptXattrs
-from netoverlay.cache.listing import Listing
-from netoverlay.cache.listings import Answer, Fetch, Listings
+from netoverlay.cache.listings import Answer, Listings
 from netoverlay.cache.open_files import OpenFiles, Place, TrackedFile
-from netoverlay.cache.single_flight import outcome
 
 DEFAULT_MAX_ENTRIES = 400_000
-DEFAULT_AHEAD = 16
+DEFAULT_AHEAD = 64
 _SPACE_USAGE_SECONDS = 1.0
 _USER = "user."
 
@@ -73,19 +71,18 @@ class MetadataCache(DelegatingBackend):
         is_down: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__(inner)
-        self._kept = kept
         self._one_spelling = one_spelling
         self._expires = ttl is not None
         self._capabilities = Capabilities()
         self._files = OpenFiles()
-        self._ahead = Ahead("list-ahead", ahead, self._list_ahead) if ahead else None
-        self._listings = Listings(ttl, max_entries, self._files, self._ahead.used if self._ahead else lambda: None)
+        self._listings = Listings(ttl, max_entries, self._files)
+        self._fetcher = ListingFetcher(inner, self._listings, self._files, ahead=ahead, kept=kept)
         self._is_down = is_down
         self._listings.keeps_expired = is_down
         self._space: tuple[float, SpaceUsage] | None = None
 
     def connect(self) -> Capabilities:
-        kept = self._kept
+        kept = self._fetcher.kept
         if kept is not None:
             kept.on_other_edition = self._listings.forget_all
         self._capabilities = self.inner.connect()
@@ -93,16 +90,13 @@ class MetadataCache(DelegatingBackend):
         mark = self._listings.mark("")
         if kept is not None and kept.facts is not None:
             self._listings.learn("", mark, kept.facts.root)
+        self._fetcher.start()
         return self._capabilities
 
     def close(self) -> None:
-        if self._ahead:
-            self._ahead.stop()
+        self._fetcher.stop()
         self.inner.close()
-        if self._ahead:
-            self._ahead.join()
-        if self._kept is not None:
-            self._kept.flush()
+        self._fetcher.join()
 
     def stat(self, path: LayerPath) -> FileStat:
         try:
@@ -128,8 +122,8 @@ class MetadataCache(DelegatingBackend):
             mark = self._listings.mark(path)
             target = self.inner.readlink(path)
             self._listings.learn_target(path, mark, target)
-            if self._kept is not None:
-                self._kept.keep_target(path, target)
+            if self._fetcher.kept is not None:
+                self._fetcher.kept.keep_target(path, target)
         return target
 
     def space_usage(self) -> SpaceUsage:
@@ -211,14 +205,14 @@ class MetadataCache(DelegatingBackend):
             raise os_error(errno.ENODATA, path)
         if self._has_no_xattrs(path):
             raise os_error(errno.ENODATA, path)
-        kept = self._kept
+        kept = self._fetcher.kept
         return (self.inner if kept is None else KeptXattrs(self.inner, self._listings, kept)).get_xattr(path, name)
 
     def list_xattrs(self, path: LayerPath) -> list[str]:
         self._need_xattrs("list_xattrs")
         if self._has_no_xattrs(path):
             return []
-        kept = self._kept
+        kept = self._fetcher.kept
         return (self.inner if kept is None else KeptXattrs(self.inner, self._listings, kept)).list_xattrs(path)
 
     def set_xattr(self, path: LayerPath, name: str, value: bytes, mode: XattrMode = XattrMode.ANY) -> None:
@@ -263,16 +257,11 @@ class MetadataCache(DelegatingBackend):
         return self._ask(path)
 
     def _list_dir(self, path: LayerPath) -> list[DirEntry]:
+        self._fetcher.note_listed(path)
         entries = self._listings.entries(path)
         if entries is None and self._is_absent(path):
             raise os_error(errno.ENOENT, path)
-        while entries is None:
-            fetch, is_ours = self._listings.begin(path, whole=True)
-            if is_ours:
-                return self._fetch(fetch)[0]
-            listing = outcome(fetch.result)
-            entries = self._listings.entries(path, listing) if listing else None
-        return entries
+        return self._fetcher.entries(path) if entries is None else entries
 
     def _is_possible(self, path: LayerPath) -> bool:
         """Whether the last name of `path` is one that could be there; for others the backend has its errors."""
@@ -293,7 +282,7 @@ class MetadataCache(DelegatingBackend):
     def _changing(self, *paths: LayerPath, trees: Iterable[LayerPath] = ()) -> Iterator[None]:
         """Forget `paths`, and what is in and below `trees`, when the change was made or may have been."""
         if paths:
-            self._kept = None
+            self._fetcher.kept = None
         try:
             yield
         finally:
@@ -328,7 +317,7 @@ class MetadataCache(DelegatingBackend):
         if is_file or self._listings.is_asked_singly(parent):
             return Answer.ASK
         try:
-            return self._listings.answer_from(self._list(parent), path)
+            return self._listings.answer_from(self._fetcher.listing(parent), path)
         except (UnavailableError, FileNotFoundError, InterruptedError):
             raise
         except OSError:
@@ -341,41 +330,6 @@ class MetadataCache(DelegatingBackend):
             path = split_path(path)[0]
             answer = self._listings.lookup(path)
         return answer is Answer.ABSENT
-
-    def _list(self, path: LayerPath) -> Listing:
-        """The listing of `path`, fetched by whoever came first."""
-        while True:
-            fetch, is_ours = self._listings.begin(path)
-            if is_ours:
-                return self._fetch(fetch)[1]
-            listing = outcome(fetch.result)
-            if listing:
-                return listing
-
-    def _fetch(self, fetch: Fetch) -> tuple[list[DirEntry], Listing]:
-        """List a directory for all who wait for it."""
-        kept = self._kept
-        try:
-            found = None if kept is None else kept.listing(fetch.path)
-            if found is not None:
-                return found.entries, self._listings.store(fetch, found.entries, (), found.extras)
-            if not fetch.ahead:
-                self._missed(fetch.path)
-            entries = self.inner.list_dir(fetch.path)
-            if kept is not None:
-                kept.keep_listing(fetch.path, entries)
-        except BaseException as error:
-            self._listings.fail(fetch, error)
-            if isinstance(error, FileNotFoundError | NotADirectoryError):
-                self._listings.forget(fetch.path)
-            raise
-        return entries, self._listings.store(fetch, entries, self._unsettled(fetch.path, entries))
-
-    def _unsettled(self, path: LayerPath, entries: list[DirEntry]) -> list[str]:
-        """The names whose attributes may be changing now."""
-        if self._files.names_unknown or (not self._exact_names and self._files.any_written()):
-            return [entry.name for entry in entries]
-        return self._files.written_in(path)
 
     def _ask(self, path: LayerPath) -> FileStat:
         """Ask for one name, and keep the answer."""
@@ -397,15 +351,3 @@ class MetadataCache(DelegatingBackend):
     @property
     def _exact_names(self) -> bool:
         return self._one_spelling or self._capabilities.case_sensitive
-
-    def _missed(self, path: LayerPath) -> None:
-        if self._ahead and path:
-            parent = split_path(path)[0]
-            self._ahead.missed(parent, lambda: self._listings.subdirectories(parent))
-
-    def _list_ahead(self, path: LayerPath) -> Iterable[LayerPath]:
-        fetch, is_ours = self._listings.begin(path, ahead=True)
-        if not is_ours:
-            return ()
-        self._fetch(fetch)
-        return self._listings.subdirectories(path)

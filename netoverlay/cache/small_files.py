@@ -82,12 +82,27 @@ class SmallFiles:
         found: bytes | int | None = self._recent.get(key)
         if found is None:
             found = self._kept(key, path, stat)
+        if found is None:
+            found = self._missed(key, path, stat)
         if self._unused.pop(key, False):
             self._ahead.used()
-        if found is not None:
-            return found
-        more = self._ahead.missed(path)
-        return self._flights.do(key, lambda: self._fetch(key, path, stat, more)).data
+        return found
+
+    def _missed(self, key: _Key, path: LayerPath, stat: FileStat) -> bytes | None:
+        """Fetch it, and what comes after it, or wait for who does."""
+        more = [] if key in self._flights else self._ahead.missed(path)
+        is_ours = False
+
+        def fetch() -> _Fetched:
+            nonlocal is_ours
+            is_ours = True
+            return self._fetch(key, path, stat, more)
+
+        try:
+            return self._flights.do(key, fetch).data
+        finally:
+            if more and not is_ours:
+                self._ahead.put_back(more)
 
     def keep(self, path: LayerPath, stat: FileStat) -> int | None:
         """Have a content in the store: how many bytes were fetched for that. None if it cannot be kept."""
@@ -128,7 +143,13 @@ class SmallFiles:
             if may_keep(file.stat, immutable=self._immutable)
             and not self._is_here(key := _key(file.path, file.stat), file)
         }
-        return {key: wanted[key] for key in self._flights.claim(wanted)}
+        claimed = {key: wanted[key] for key in self._flights.claim(wanted)}
+        for key in list(claimed):
+            data = self._recent.get(key)
+            if data is not None:  # somebody was at it until now
+                self._flights.settle(key, _Fetched(data))
+                del claimed[key]
+        return claimed
 
     def _fail(self, claimed: Iterable[_Key], error: BaseException) -> None:
         for key in claimed:
@@ -153,9 +174,11 @@ class SmallFiles:
     def _fetch(self, key: _Key, path: LayerPath, stat: FileStat, more: list[FoundFile]) -> _Fetched:
         """Read a file, and keep it if it is the one that was asked for; and `more` in the same call."""
         data = self._recent.get(key)
-        if data is not None:
-            return _Fetched(data)  # somebody was faster
+        if data is not None:  # somebody was faster
+            self._ahead.put_back(more)
+            return _Fetched(data)
         others = self._claim(more)
+        self._ahead.needless(len(more) - len(others))
         try:
             one, *found = self._read([FoundFile(path, stat), *others.values()])
         except BaseException as error:

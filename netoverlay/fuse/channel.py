@@ -102,5 +102,9 @@ class Channel:
     def _reply_failed(self, unique: int, error: OSError) -> None:
         if error.errno == errno.ENOENT or error.errno in _ENDED:
             return
-        _log.error("the kernel refused the reply to request %d: %s", unique, error)
+        _log.error(
+            "the kernel refused the reply to request %d, which fails with EIO; that is a defect, please report it: %s",
+            unique,
+            error,
+        )
         self.reply_errno(unique, errno.EIO)

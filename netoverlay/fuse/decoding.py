@@ -61,7 +61,8 @@ def decode_header(message: memoryview) -> RequestHeader:
     """The header of `message`, which must be as long as it says."""
     if len(message) < HEADER_SIZE:
         raise MalformedRequestError(f"a request of {len(message)} bytes has no header")
-    header = RequestHeader._make(abi.IN_HEADER.unpack_from(message))
+    # As RequestHeader._make() does, which is in Python.
+    header = tuple.__new__(RequestHeader, abi.IN_HEADER.unpack_from(message))
     if header.length != len(message):
         raise MalformedRequestError(f"a request of {len(message)} bytes says it has {header.length}")
     return header

@@ -199,7 +199,9 @@ class Session:
             if unmount is not None:
                 unmount()
         except OSError as error:
-            _log.error("cannot unmount, so a dead mount is left behind: %s", error)
+            _log.error(
+                "cannot unmount, so a dead mount is left behind (`netoverlay umount --lazy` removes it): %s", error
+            )
             return False
         event = self._next_event(grace_seconds)
         if event is None:

@@ -50,18 +50,18 @@ class AttributeView:
         """The attributes to show for an inode of number `ino`."""
         mode = _DEFAULT_MODES.get(stat.type, 0o644) if stat.mode is None else stat.mode
         return Attributes(
-            ino=ino,
-            size=stat.size,
-            blocks=-(-stat.size // BLOCK_BYTES) if stat.blocks is None else stat.blocks,
-            atime_ns=stat.mtime_ns if stat.atime_ns is None else stat.atime_ns,
-            mtime_ns=stat.mtime_ns,
-            ctime_ns=stat.mtime_ns if stat.ctime_ns is None else stat.ctime_ns,
-            mode=stat.type | mode,
-            nlink=1 if stat.nlink is None else stat.nlink,
-            uid=self._uid if stat.uid is None else stat.uid,
-            gid=self._gid if stat.gid is None else stat.gid,
-            rdev=stat.rdev or 0,
-            block_size=PREFERRED_IO_BYTES,
+            ino,
+            stat.size,
+            -(-stat.size // BLOCK_BYTES) if stat.blocks is None else stat.blocks,
+            stat.mtime_ns if stat.atime_ns is None else stat.atime_ns,
+            stat.mtime_ns,
+            stat.mtime_ns if stat.ctime_ns is None else stat.ctime_ns,
+            stat.type | mode,
+            1 if stat.nlink is None else stat.nlink,
+            self._uid if stat.uid is None else stat.uid,
+            self._gid if stat.gid is None else stat.gid,
+            stat.rdev or 0,
+            PREFERRED_IO_BYTES,
         )
 
 

@@ -158,7 +158,9 @@ class CopyUp:
             elif inode.keys and not inode.in_upper:
                 self._index.note_removed_below(inode.lower_place().layer, stat)
         except OSError as error:
-            logger.warning("the number of hard links of a file is not noted: %s", error.strerror)
+            logger.warning(
+                "the number of hard links of a file is not noted, which only keeps it in the index: %s", error.strerror
+            )
         if inode.in_upper or stat.ctime_ns is None:
             inode.kept_ctime = None
         else:
@@ -244,7 +246,7 @@ class CopyUp:
         try:
             return None if links is None else self._index.settle(links)
         except OSError as error:
-            logger.warning("copy-up: a file stays in the index of hard links: %s", error.strerror)
+            logger.warning("copy-up: a file stays in the index of hard links, which does no harm: %s", error.strerror)
             return links
 
     def _publish(self, temporary: LayerPath, names: Sequence[Name], change: AttributeChange | None = None) -> None:
@@ -292,7 +294,7 @@ class CopyUp:
         try:
             real_ns = self._backend.stat(path).ctime_ns
         except OSError as error:
-            logger.warning("copy-up: the ctime of %s is not as it was: %s", path, error.strerror)
+            logger.warning("copy-up: the ctime of %s is now that of its copy: %s", path, error.strerror)
             return
         if real_ns is not None:
             inode.kept_ctime = KeptTime(real_ns, before.mtime_ns if before.ctime_ns is None else before.ctime_ns)

@@ -1,7 +1,8 @@
 """New names: create, mkdir, symlink, mknod, link; and files without one.
 
 Where the upper holds a whiteout under the name, the new entry is made in the work directory and renamed over it, so
-that the name never shows what the whiteout hid. Otherwise it is made in place.
+that the name never shows what the whiteout hid. Otherwise it is made in place. Whether anything stands there is asked
+before that only where a lower could show it: of the upper alone the making of it tells (EEXIST).
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from __future__ import annotations
 import errno
 import logging
 import stat as stat_bits
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable
+from types import TracebackType
+from typing import NamedTuple, TypeAlias
 
 from netoverlay.backend_api import (
     Access,
     AttributeChange,
+    Backend,
     BackendFile,
     Creation,
     FileStat,
@@ -31,15 +32,20 @@ from netoverlay.overlay.copy_up import CopyUp
 from netoverlay.overlay.inodes import UNKNOWN_ACL, DirectoryInode, FileInode, FileKey
 from netoverlay.overlay.layers import UpperLayer
 from netoverlay.overlay.lookup import Entry, Lookup
-from netoverlay.overlay.merge import Above, Found
+from netoverlay.overlay.merge import Found
 from netoverlay.overlay.tree import Tree
 from netoverlay.overlay.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+Make: TypeAlias = Callable[[LayerPath, int], None]
+"""Makes something at a path of the upper, with a mode."""
+Look: TypeAlias = Callable[[LayerPath], FileStat]
+"""Tells what was made there."""
+
+
+class Caller(NamedTuple):
     """Who asks: what is made is theirs."""
 
     uid: int
@@ -69,21 +75,21 @@ class Creator:
 
     def create(self, directory: DirectoryInode, name: str, mode: int, caller: Caller) -> CreatedFile:
         """A regular file, open for reading and writing."""
-        with self._opening() as opened:
-            inode, stat = self._make(directory, name, mode, caller, self._opener(opened))
+        with _NewFile(self._backend) as new:
+            inode, stat = self._make(directory, name, mode, caller, new.make, new.look)
             if not isinstance(inode, FileInode):
                 raise os_error(errno.EISDIR, name)
-            return CreatedFile(inode, stat, opened[0])
+            return CreatedFile(inode, stat, new.file())
 
     def tmpfile(self, directory: DirectoryInode, mode: int, caller: Caller) -> CreatedFile:
         """A regular file without a name (open(2), O_TMPFILE), which link() may give one."""
-        with self._opening() as opened, directory.directory_lock:
+        with _NewFile(self._backend) as new, directory.directory_lock:
             self._bring_locked(directory)
             made = self._workspace.temporary()
-            with self._tree.paths.shared(), self._discarding_on_failure(made):
+            with self._tree.paths.shared(), _Discarding(self._workspace, made):
                 inherited = self._inherited(directory, mode, caller)
-                self._opener(opened)(made, inherited.mode)
-                stat = self._own(made, directory, caller, inherited, in_place=False)
+                new.make(made, inherited.mode)
+                stat = self._own(made, new.look, directory, caller, inherited, in_place=False)
             inode = FileInode(
                 self._tree.inodes.next_nodeid(),
                 self._upper.inode_number(made, stat),
@@ -93,7 +99,7 @@ class Creator:
             )
             inode.unnamed = made
             self._tree.inodes.enter_unnamed(inode)
-            return CreatedFile(inode, self._tree.shown(inode, stat), opened[0])
+            return CreatedFile(inode, self._tree.shown(inode, stat), new.file())
 
     def mknod(
         self, directory: DirectoryInode, name: str, type: FileType, mode: int, rdev: int, caller: Caller
@@ -105,29 +111,35 @@ class Creator:
             return Entry(inode, stat)
         if type is FileType.CHARACTER_DEVICE and rdev == 0:
             raise OSError(errno.EPERM, "the device 0:0 is how the upper writes a whiteout")
-        return self._make(directory, name, mode, caller, lambda path, bits: self._backend.mknod(path, type, bits, rdev))
+
+        def make(path: LayerPath, bits: int) -> None:
+            self._backend.mknod(path, type, bits, rdev)
+
+        return self._make(directory, name, mode, caller, make, self._backend.stat)
 
     def symlink(self, directory: DirectoryInode, name: str, target: str, caller: Caller) -> Entry:
         """A symbolic link."""
-        return self._make(directory, name, None, caller, lambda path, _: self._backend.symlink(path, target))
+
+        def make(path: LayerPath, _: int) -> None:
+            self._backend.symlink(path, target)
+
+        return self._make(directory, name, None, caller, make, self._backend.stat)
 
     def mkdir(self, directory: DirectoryInode, name: str, mode: int, caller: Caller) -> Entry:
         """An empty directory; opaque where a directory of a lower would show through."""
         with directory.directory_lock:
-            above = self._prepare_locked(directory, name)
-            temporary = self._workspace.temporary() if above is not None else None
+            is_hidden = self._prepare_locked(directory, name)
             with self._tree.paths.shared():
                 parent = self._backend.stat(self._tree.upper_path(directory))
                 inherited = self._inherited(directory, mode | (parent.mode or 0) & stat_bits.S_ISGID, caller)
                 path = join_path(self._tree.upper_path(directory), name)
-                made = temporary or path
-                self._backend.mkdir(made, inherited.mode)
-                with self._discarding_on_failure(made):
-                    stat = self._own(made, directory, caller, inherited, in_place=temporary is None)
-                    if temporary is not None:
-                        self._upper.marks.set_opaque(temporary)
-                        self._backend.rename(temporary, path, RenameFlags.EXCHANGE)
-                        self._backend.unlink(temporary)
+                made = self._make_at(path, inherited.mode, self._backend.mkdir, is_hidden=is_hidden)
+                with _Discarding(self._workspace, made):
+                    stat = self._own(made, self._backend.stat, directory, caller, inherited, in_place=made == path)
+                    if made != path:
+                        self._upper.marks.set_opaque(made)
+                        self._backend.rename(made, path, RenameFlags.EXCHANGE)
+                        self._backend.unlink(made)
             return self._enter_locked(directory, name, stat, path)
 
     def link(self, inode: FileInode, directory: DirectoryInode, name: str) -> Entry:
@@ -136,10 +148,11 @@ class Creator:
             raise os_error(errno.ENOENT)
         self._copy_up.file(inode)
         with directory.directory_lock:
-            above = self._prepare_locked(directory, name)
+            is_hidden = self._prepare_locked(directory, name)
             with inode.copy_up_lock, self._tree.paths.shared():
                 self._copy_up.before_change(inode)
-                stat = self._link_locked(inode, join_path(self._tree.upper_path(directory), name), above)
+                path = join_path(self._tree.upper_path(directory), name)
+                stat = self._link_locked(inode, path, is_hidden=is_hidden)
                 if stat.file_id is not None:
                     self._tree.inodes.add_key(inode, FileKey(self._upper.number, stat.file_id))
                 directory.note_change(inode.type)
@@ -147,13 +160,16 @@ class Creator:
                 self._tree.inodes.enter(inode, directory, name)
             return Entry(inode, stat)
 
-    def _link_locked(self, inode: FileInode, path: LayerPath, above: Above | None) -> FileStat:
+    def _link_locked(self, inode: FileInode, path: LayerPath, *, is_hidden: bool) -> FileStat:
         """Precondition: COPY_UP of the inode and PATHS are held."""
-        temporary = self._workspace.temporary() if above is not None else None
-        self._backend.link(inode.unnamed or self._tree.upper_path(inode), temporary or path)
-        with self._discarding_on_failure(temporary or path):
-            if temporary is not None:
-                self._backend.rename(temporary, path)
+
+        def make(at: LayerPath, _: int) -> None:
+            self._backend.link(inode.unnamed or self._tree.upper_path(inode), at)
+
+        made = self._make_at(path, 0, make, is_hidden=is_hidden)
+        with _Discarding(self._workspace, made):
+            if made != path:
+                self._backend.rename(made, path)
             stat = self._backend.stat(path)
         unnamed, inode.unnamed = inode.unnamed, None
         if unnamed is not None:
@@ -165,58 +181,59 @@ class Creator:
         return self._tree.shown(inode, stat)
 
     def _make(
-        self,
-        directory: DirectoryInode,
-        name: str,
-        mode: int | None,
-        caller: Caller,
-        make: Callable[[LayerPath, int], None],
+        self, directory: DirectoryInode, name: str, mode: int | None, caller: Caller, make: Make, look: Look
     ) -> Entry:
-        """`make` is called with a path and a mode. `mode`: None for what has none."""
+        """`mode`: None for what has none."""
         with directory.directory_lock:
-            above = self._prepare_locked(directory, name)
+            is_hidden = self._prepare_locked(directory, name)
             with self._tree.paths.shared():
                 inherited = None if mode is None else self._inherited(directory, mode, caller)
                 path = join_path(self._tree.upper_path(directory), name)
-                made = self._workspace.temporary() if above is not None else path
-                make(made, 0 if inherited is None else inherited.mode)
-                with self._discarding_on_failure(made):
-                    stat = self._own(made, directory, caller, inherited, in_place=made == path)
+                made = self._make_at(path, 0 if inherited is None else inherited.mode, make, is_hidden=is_hidden)
+                with _Discarding(self._workspace, made):
+                    stat = self._own(made, look, directory, caller, inherited, in_place=made == path)
                     if made != path:
                         self._backend.rename(made, path)
             return self._enter_locked(directory, name, stat, path)
 
-    @contextmanager
-    def _opening(self) -> Iterator[list[BackendFile]]:
-        """The files that are opened inside are closed if it fails."""
-        opened: list[BackendFile] = []
-        try:
-            yield opened
-        except BaseException:
-            for file in opened:
-                file.close()
-            raise
+    def _make_at(self, path: LayerPath, mode: int, make: Make, *, is_hidden: bool) -> LayerPath:
+        """Make it at `path`, or, where a whiteout stands there, in the work directory: where.
 
-    def _opener(self, opened: list[BackendFile]) -> Callable[[LayerPath, int], None]:
-        def make(path: LayerPath, mode: int) -> None:
-            opened.append(self._backend.open(path, Access.READ_WRITE, create=Creation.EXCLUSIVE, mode=mode))
+        `is_hidden`: one is known to stand there. EEXIST if anything else does. PATHS is held.
+        """
+        if not is_hidden:
+            try:
+                make(path, mode)
+            except FileExistsError:
+                if not self._is_whiteout(path):
+                    raise
+            else:
+                return path
+        temporary = self._workspace.temporary()
+        make(temporary, mode)
+        return temporary
 
-        return make
-
-    def _prepare_locked(self, directory: DirectoryInode, name: str) -> Above | None:
-        """Bring the directory to the upper, and see that the name is free. The whiteout that stands there, if any.
+    def _prepare_locked(self, directory: DirectoryInode, name: str) -> bool:
+        """Bring the directory to the upper, and see that no lower shows the name. Whether a whiteout is known there.
 
         Precondition: DIRECTORY is held.
         """
         self._bring_locked(directory)
         if len(name.encode(errors="surrogateescape")) > self._upper.capabilities.max_name_bytes:
             raise os_error(errno.ENAMETOOLONG, name)
+        if not directory.lowers:
+            return False
         with self._tree.paths.shared():
             above = self._tree.merge.above(self._upper, join_path(self._tree.upper_path(directory), name))
         taken = self._tree.shows_below(directory, name) if above is None else not above.whiteout
         if taken:
             raise os_error(errno.EEXIST, name)
-        return above
+        return above is not None
+
+    def _is_whiteout(self, path: LayerPath) -> bool:
+        """Whether a whiteout stands at `path` of the upper. PATHS is held."""
+        above = self._tree.merge.above(self._upper, path)
+        return above is not None and above.whiteout
 
     def _bring_locked(self, directory: DirectoryInode) -> None:
         if directory.removed_stat is not None:
@@ -237,37 +254,35 @@ class Creator:
                 return None
             raise
 
-    @contextmanager
-    def _discarding_on_failure(self, made: LayerPath) -> Iterator[None]:
-        """What was made does not stay if the rest cannot be done: the caller is told that nothing was made."""
-        try:
-            yield
-        except BaseException:
-            self._workspace.discard(made)
-            raise
-
     def _own(
-        self, path: LayerPath, directory: DirectoryInode, caller: Caller, inherited: Inherited | None, *, in_place: bool
+        self,
+        path: LayerPath,
+        look: Look,
+        directory: DirectoryInode,
+        caller: Caller,
+        inherited: Inherited | None,
+        *,
+        in_place: bool,
     ) -> FileStat:
         """Give what was just made to who asked, or to the group of a set-group-ID directory, with its ACLs.
 
         `in_place`: it was made in the directory, so that the file system has seen to that group. PATHS is held.
         """
-        stat = self._backend.stat(path)
+        stat = look(path)
         mode = None if inherited is None else inherited.mode
         if not (in_place and (stat.uid, stat.gid) == (caller.uid, caller.gid)) and self._upper.capabilities.owners:
             parent = self._backend.stat(self._tree.upper_path(directory))
             group = _group(parent, caller)
             if (stat.uid, stat.gid) != (caller.uid, group):
                 self._give(path, AttributeChange(mode=mode, uid=caller.uid, gid=group))
-                stat = self._backend.stat(path)
+                stat = look(path)
         if inherited is None or inherited.default is None:
             return stat
         if inherited.access is not None:
             self._backend.set_xattr(path, ACCESS, inherited.access)
         if stat.type is FileType.DIRECTORY:
             self._backend.set_xattr(path, DEFAULT, inherited.default)
-        return self._backend.stat(path)
+        return look(path)
 
     def _give(self, path: LayerPath, change: AttributeChange) -> None:
         """A daemon that may not give files away keeps them: as any FUSE mount of a user does."""
@@ -280,6 +295,59 @@ class Creator:
         directory.note_change(stat.type, 1)
         ino = self._upper.inode_number(path, stat)
         return self._lookup.enter_locked(directory, name, Found(stat, ino, in_upper=True, lowers=()))
+
+
+class _NewFile:
+    """The opening of a new file. In a with block of it: what was opened is closed if the block fails."""
+
+    __slots__ = ("_backend", "_opened")
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._opened: list[BackendFile] = []
+
+    def make(self, path: LayerPath, mode: int) -> None:
+        """Make it at `path`, where nothing stands."""
+        file = self._backend.open(path, Access.READ_WRITE, create=Creation.EXCLUSIVE, mode=mode)
+        self._opened.append(file)
+
+    def look(self, path: LayerPath) -> FileStat:
+        """What it is now: of the open file, for which no path is walked."""
+        del path
+        return self.file().stat()
+
+    def file(self) -> BackendFile:
+        """What was opened."""
+        return self._opened[0]
+
+    def __enter__(self) -> _NewFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            for file in self._opened:
+                file.close()
+
+
+class _Discarding:
+    """What was made does not stay if the rest cannot be done: the caller is told that nothing was made."""
+
+    __slots__ = ("_path", "_workspace")
+
+    def __init__(self, workspace: Workspace, path: LayerPath) -> None:
+        self._workspace = workspace
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._workspace.discard(self._path)
 
 
 def _group(parent: FileStat, caller: Caller) -> int:

@@ -127,4 +127,6 @@ class ImplicitHandles:
         try:
             self._files.release(handle)
         except OSError as error:
-            logger.warning("a file could not be closed: %s", error.strerror)
+            logger.warning(
+                "what was written last to a file may be lost, for it could not be closed: %s", error.strerror
+            )

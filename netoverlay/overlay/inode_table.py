@@ -213,7 +213,7 @@ class InodeTable:
             try:
                 file.close()
             except OSError as error:
-                logger.warning("a removed file could not be closed: %s", error.strerror)
+                logger.warning("a removed file could not be closed, which nobody needs any more: %s", error.strerror)
 
     def _register_locked(self, inode: Inode) -> Inode:
         """Let `inode` be found by its nodeid and ids; the one that is found by one of the ids already, if there is."""

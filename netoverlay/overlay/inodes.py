@@ -17,7 +17,6 @@ many have in common is there once.
 
 from __future__ import annotations
 
-import abc
 import errno
 import threading
 import time
@@ -65,8 +64,11 @@ class KeptTime(NamedTuple):
     shown_ns: int
 
 
-class Inode(abc.ABC):
-    """What directories and other files have in common. Fields change under COPY_UP and, where said, TABLE."""
+class Inode:
+    """What directories and other files have in common. Fields change under COPY_UP and, where said, TABLE.
+
+    Not an ABC: of those isinstance() takes as long as a system call, and every request asks what an inode is.
+    """
 
     __slots__ = (
         "_copy_up_lock",
@@ -107,13 +109,13 @@ class Inode(abc.ABC):
                 lock = self._copy_up_lock = self._copy_up_lock or RankedLock(Rank.COPY_UP)
         return lock
 
-    @abc.abstractmethod
     def lower_place(self) -> LowerPlace:
         """Where it stands in a lower, the top-most of them. Only of what came from one."""
+        raise NotImplementedError
 
-    @abc.abstractmethod
     def lower_layer(self) -> Layer:
         """The layer of lower_place()."""
+        raise NotImplementedError
 
     def note_removed(self, stat: FileStat) -> None:
         """One of its names went; `stat` is from before that."""

@@ -142,7 +142,9 @@ class LazyFiles:
                     self._states[token] = self._state(token, self.load_map(token))
                 opened = self._opened(file, token)
         except DamagedMapError as error:
-            logger.error("a file of the upper cannot be read: %s", error.strerror)
+            logger.error(
+                "a file of the upper cannot be read; unmount, and see what `netoverlay fsck` says: %s", error.strerror
+            )
             return BrokenFile(file, str(error.strerror), partial(self._make_plain, token))
         try:
             self._states[token].fit(file)

@@ -58,10 +58,10 @@ class LazyUpper(DataBelow):
         return lazy_token(self._marks.data_mark_at(path))
 
     def stat(self, path: LayerPath) -> FileStat:
-        return self.files.times.steady(lambda: self.inner.stat(path))
+        return self.files.times.steady(self.inner.stat, path)
 
     def list_dir(self, path: LayerPath) -> list[DirEntry]:
-        return self.files.times.steady(lambda: self.inner.list_dir(path))
+        return self.files.times.steady(self.inner.list_dir, path)
 
     def unlink(self, path: LayerPath) -> None:
         token = self._last_token(path)

@@ -112,14 +112,21 @@ class HeldLease:
 
     def release(self) -> None:
         """Give the upper back. If the server cannot be reached the lease stays there, until it has expired."""
+        if self._ended.is_set():
+            return
         self._ended.set()
         with self._renewing:
+            self._lost = True
             try:
                 self._file.give_back(self._owner)
             except (FileNotFoundError, SupersededError):
                 pass  # it is another's, or has been released before
             except OSError as error:
-                logger.warning("the lease of the upper stays until it has expired: %s: %s", self._file.where(), error)
+                logger.warning(
+                    "the lease of the upper stays until it has expired; a mount elsewhere has to wait for that: %s: %s",
+                    self._file.where(),
+                    error,
+                )
         self._thread.join()
 
     def _beat(self) -> None:

@@ -2,7 +2,10 @@
 
 What servers do in one step is little: create a name that is free, and rename. So:
 
-- A lease is created exclusively. Then whoever did looks at it: for a moment it is empty, or has a part of its content.
+- A lease is written under another name ("#owner-NONCE") and gets its own in one step, which fails if there is one: so
+  it is never without its owner, and one whose owner was killed over the taking is known to be a dead one's. Where the
+  server has no such step the lease is created exclusively, and is empty for a moment.
+- Then whoever did looks at it.
 - Its owner writes into the file that it has opened and read, never to a name. Such a write cannot reach the lease of
   another, who came meanwhile: the old file has been renamed away by then.
 - Nobody removes the name `lock`. Whoever takes a lease away renames it to a name of his own ("lock-NONCE"), looks at
@@ -10,7 +13,7 @@ What servers do in one step is little: create a name that is free, and rename. S
 - As a lease can so be away for a moment while it is held, who has created one looks at all "lock-*" before he believes
   in it.
 - One at a time takes leases away ("#taking"). That is only so that they do not get in each other's way: who dies over
-  it is ignored after a while, and what is above holds then, too.
+  it is ignored, at once if that can be seen, else after a while, and what is above holds then, too.
 """
 
 from __future__ import annotations
@@ -34,11 +37,12 @@ from netoverlay.backend_api import (
     UnavailableError,
     join_path,
 )
-from netoverlay.overlay.owner import Owner, parse_owner
+from netoverlay.overlay.owner import Owner, is_dead_here, parse_owner, this_process
 
 LOCK_NAME = "lock"
 _ASIDE = f"{LOCK_NAME}-"
 _NOW = "#now-"
+_MADE = "#owner-"
 _TAKING = "#taking"
 """Swept, as all that starts so (workspace.py)."""
 _MODE = 0o600
@@ -95,19 +99,7 @@ class LeaseFile:
 
     def create(self, owner: Owner) -> bool:
         """Make the lease that of `owner`; False if there is one."""
-        try:
-            file = self._backend.open(self.path, Access.READ_WRITE, create=Creation.EXCLUSIVE, mode=_MODE)
-        except FileExistsError:
-            return False
-        try:
-            with file:
-                file.write_at(0, owner.pack())
-        except UnavailableError:
-            raise  # it may be long ago by now; an empty lease expires
-        except OSError:
-            self.forget(self.path)  # the server is full, for example; ours, for nobody takes away what is so young
-            raise
-        return True
+        return self._make(self.path, owner)
 
     def look(self) -> Seen | None:
         """What stands in the lease; None if there is none."""
@@ -163,11 +155,7 @@ class LeaseFile:
     @contextlib.contextmanager
     def taking(self) -> Iterator[bool]:
         """Be the only one who takes leases away; False if another is."""
-        try:
-            self._backend.open(self._taking, Access.READ_WRITE, create=Creation.EXCLUSIVE, mode=_MODE).close()
-        except OSError as error:
-            if not is_taken(error):
-                raise
+        if not self._make(self._taking, this_process("")):
             yield False
             return
         try:
@@ -176,11 +164,13 @@ class LeaseFile:
             self.forget(self._taking)
 
     def forget_taker(self, patience: float) -> None:
-        """Ignore from now on who has been taking a lease away for more than `patience` seconds."""
-        with contextlib.suppress(FileNotFoundError):
-            began_ns = self._backend.stat(self._taking).mtime_ns
-            if self.server_now() - began_ns > patience * 1e9:
-                self.forget(self._taking)
+        """Ignore from now on who is dead, or has been taking a lease away for more than `patience` seconds."""
+        seen = self._look(self._taking)
+        if seen is None:
+            return
+        is_dead = seen.owner is not None and is_dead_here(seen.owner)
+        if is_dead or self.server_now() - seen.mtime_ns > patience * 1e9:
+            self.forget(self._taking)
 
     def set_aside(self) -> list[tuple[LayerPath, Seen]]:
         """The leases that are away from their name at the moment, or were when a contender died."""
@@ -211,6 +201,46 @@ class LeaseFile:
         except FileNotFoundError:
             return None
 
+    def _make(self, path: LayerPath, owner: Owner) -> bool:
+        """Make a file in which `owner` stands; False if there is one at `path`."""
+        made = join_path(self._work, f"{_MADE}{self.nonce}")
+        self._write(made, owner)
+        try:
+            self._rename_if_free(made, path)
+        except FileNotFoundError:
+            return False  # swept, by another who owns the upper
+        except NotSupportedError:
+            self.forget(made)
+            return self._make_in_place(path, owner)
+        except OSError as error:
+            if not is_taken(error):
+                raise
+            self.forget(made)
+            return False
+        return True
+
+    def _make_in_place(self, path: LayerPath, owner: Owner) -> bool:
+        """As _make(); it is empty for a moment."""
+        try:
+            self._write(path, owner)
+        except OSError as error:
+            if not is_taken(error):
+                raise
+            return False
+        return True
+
+    def _write(self, path: LayerPath, owner: Owner) -> None:
+        """Make a file in which `owner` stands. is_taken() if there is one."""
+        file = self._backend.open(path, Access.READ_WRITE, create=Creation.EXCLUSIVE, mode=_MODE)
+        try:
+            with file:
+                file.write_at(0, owner.pack())
+        except UnavailableError:
+            raise  # it may be long ago by now; an empty lease expires
+        except OSError:
+            self.forget(path)  # the server is full, for example; ours, for nobody takes away what is so young
+            raise
+
     def _put_back(self) -> None:
         """Undo a renaming. Who has come meanwhile sees what is aside, and gives way; if not, it stays there."""
         give_up_at = time.monotonic() + _PUT_BACK_SECONDS
@@ -231,19 +261,19 @@ class LeaseFile:
     def _rename_back(self) -> None:
         """FileExistsError if there is a lease."""
         try:
-            self._backend.rename(self._aside, self.path, RenameFlags.NOREPLACE)
-        except NotSupportedError:
-            pass
-        else:
-            return
-        try:
-            self._backend.link(self._aside, self.path)
+            self._rename_if_free(self._aside, self.path)
         except NotSupportedError:
             if self.look() is not None:  # not one step, but there is none on such a server
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self.path) from None
             self._backend.rename(self._aside, self.path)
-        else:
-            self.forget(self._aside)
+
+    def _rename_if_free(self, old: LayerPath, new: LayerPath) -> None:
+        """In one step. is_taken() if `new` is there; NotSupportedError where there is no such step."""
+        try:
+            self._backend.rename(old, new, RenameFlags.NOREPLACE)
+        except NotSupportedError:
+            self._backend.link(old, new)
+            self.forget(old)
 
 
 def is_taken(error: OSError) -> bool:

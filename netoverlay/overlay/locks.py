@@ -104,30 +104,32 @@ class PathLock:
     """PATHS: many users of paths, or one that changes them. A waiting changer holds off further users."""
 
     def __init__(self) -> None:
-        self._condition = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._condition = threading.Condition(self._lock)
         self._users = 0
         self._changers_waiting = 0
         self._changing = False
 
-    @contextmanager
-    def shared(self) -> Iterator[None]:
-        """Paths of the upper keep their meaning inside."""
+    def shared(self) -> PathLock:
+        """For a with block, inside of which paths of the upper keep their meaning."""
+        return self  # and nothing made for each: several a request are entered
+
+    def __enter__(self) -> None:
         if _checking:
             _note_taken(Rank.PATHS)
-        with self._condition:
+        with self._lock:
             if self._changing or self._changers_waiting:
                 about_to_wait()
                 self._condition.wait_for(lambda: not (self._changing or self._changers_waiting))
             self._users += 1
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._users -= 1
-                if not self._users and self._changers_waiting:
-                    self._condition.notify_all()
-            if _checking:
-                _note_released(Rank.PATHS)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users and self._changers_waiting:
+                self._condition.notify_all()
+        if _checking:
+            _note_released(Rank.PATHS)
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:

@@ -50,16 +50,18 @@ class Overlay:
     ) -> None:
         """Takes ownership of the upper, if there is one, for the mount at `mountpoint`: UpperHeldError.
 
-        `held` is given if the upper is owned already, as one must be whose backend has caches or a guard. close() gives
-        it back, and so does a failure here.
+        `held` is given if the upper is owned already, as one must be whose backend has caches or a guard; then whoever
+        did that gives it back. Else close() does, and a failure here.
         """
         self.tree = Tree(stack)
+        self._taken: Held | None = None
         self._workspace: Workspace | None = None
         self._changes: Changes | None = None
         copy_up = None
         upper = stack.upper
         if upper is not None:
-            held = held or acquire(upper.backend, upper.capabilities, upper.work, mountpoint)
+            if held is None:
+                held = self._taken = acquire(upper.backend, upper.capabilities, upper.work, mountpoint)
             try:
                 self._workspace = Workspace(upper.backend, upper.work, held)
                 self.tree.links = LinkIndex(upper.backend, upper.work, upper.marks)
@@ -67,7 +69,7 @@ class Overlay:
                 copy_up.root()
                 load_kept_times(upper.backend, upper.work, self.tree.inodes)
             except BaseException:
-                held.release()
+                self._give_back()
                 raise
         self.pruner = Pruner(self.tree.inodes)
         self.lookup = Lookup(self.tree, copy_up)
@@ -122,9 +124,14 @@ class Overlay:
         if not workspace.lost:
             save_kept_times(upper.backend, upper.work, self.tree.inodes, workspace)
 
+    def _give_back(self) -> None:
+        if self._taken is not None:
+            self._taken.release()
+
     def close(self) -> None:
-        """Close what is still open, and give the upper back. The layers stay connected."""
+        """Close what is still open, and then give back what was taken. The layers stay connected."""
         with ExitStack() as stack:
+            stack.callback(self._give_back)
             if self._workspace is not None:
                 stack.callback(self._workspace.close)
                 stack.callback(self._save_kept_times, self._workspace)

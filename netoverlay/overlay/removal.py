@@ -63,7 +63,7 @@ class Remover:
         try:
             self._backend.unlink(path)
         except OSError as error:
-            logger.warning("a whiteout that hides nothing stays: %s: %s", path, error.strerror)
+            logger.warning("a whiteout that hides nothing stays, and does no harm: %s: %s", path, error.strerror)
 
     def require_empty_locked(self, directory: DirectoryInode) -> None:
         """ENOTEMPTY if the directory shows anything. Precondition: its DIRECTORY is held."""
@@ -154,7 +154,9 @@ class Remover:
         try:
             self._workspace.discard(temporary)
         except OSError as error:
-            logger.warning("what was removed is still in the work directory: %s: %s", temporary, error.strerror)
+            logger.warning(
+                "what was removed stays in the work directory until the next mount: %s: %s", temporary, error.strerror
+            )
 
     @contextmanager
     def _writable(self, path: LayerPath, stat: FileStat) -> Iterator[None]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
+_Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
 
@@ -32,11 +33,13 @@ class SteadyTimes:
             finally:
                 self._moments += 1
 
-    def steady(self, look: Callable[[], _Result]) -> _Result:
+    def steady(
+        self, look: Callable[_Arguments, _Result], *args: _Arguments.args, **kwargs: _Arguments.kwargs
+    ) -> _Result:
         """What `look` returns, as of a moment at which nothing was disturbed. It may be called twice."""
         before = self._moments
-        seen = look()
+        seen = look(*args, **kwargs)
         if before == self._moments and before % 2 == 0:
             return seen
         with self._lock:
-            return look()
+            return look(*args, **kwargs)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
+from typing import TypeVar
 
-from netoverlay.backend_api import FileStat, FileType, LayerPath, join_path, os_error
+from netoverlay.backend_api import BackendFile, FileStat, FileType, LayerPath, join_path, os_error
 from netoverlay.overlay.inode_table import InodeTable
 from netoverlay.overlay.inodes import ROOT_NODEID, DirectoryInode, FileInode, Inode
 from netoverlay.overlay.layers import LayerStack, LowerPlace
@@ -12,6 +14,8 @@ from netoverlay.overlay.links import LinkIndex
 from netoverlay.overlay.locks import PathLock, Rank, RankedLock
 from netoverlay.overlay.merge import Found, Merge
 from netoverlay.overlay.subdirectories import SubdirectoryCounter
+
+_Result = TypeVar("_Result")
 
 
 class Tree:
@@ -161,9 +165,13 @@ class Tree:
         """Of the file that is open for writing, which knows what is not on the layer yet; None if there is none."""
         return self.open_stat(inode) if inode.writable else None
 
+    def open_stat(self, inode: FileInode) -> FileStat | None:
+        """Of the open file, None if there is none."""
+        return self.of_open_file(inode, _stat_of)
+
     @staticmethod
-    def open_stat(inode: FileInode) -> FileStat | None:
-        """Of the open file, None if there is none.
+    def of_open_file(inode: FileInode, look: Callable[[BackendFile], _Result]) -> _Result | None:
+        """What `look` returns or raises, of the open file; None if there is none.
 
         Without COPY_UP, under which it may be closed at any moment: what is told counts only if it was open until then.
         """
@@ -171,12 +179,12 @@ class Tree:
         if file is None:
             return None
         try:
-            stat = file.stat()
+            seen = look(file)
         except OSError as error:
-            if error.errno in (errno.EBADF, errno.ESTALE):
+            if error.errno in (errno.EBADF, errno.ESTALE) or inode.file is not file:
                 return None
             raise
-        return stat if inode.file is file else None
+        return seen if inode.file is file else None
 
     def _stat_unnamed(self, inode: FileInode) -> FileStat:
         """Of a file without names: of its open file, or what was noted when the last name went."""
@@ -186,6 +194,10 @@ class Tree:
         if inode.removed_stat is not None:
             return inode.removed_stat
         raise os_error(errno.ESTALE)
+
+
+def _stat_of(file: BackendFile) -> FileStat:
+    return file.stat()
 
 
 def has_links(stat: FileStat) -> bool:

@@ -34,12 +34,14 @@ class Validity:
 
     def of_attributes(self, inode: Inode) -> int:
         """Those of the layer that holds the inode."""
-        return _shortest((self._home(inode),))
+        return self._home(inode).ttl_ns
 
     def of_name(self, directory: DirectoryInode, name: str, inode: Inode) -> int:
         """That `name` leads to `inode`, which is about to be told."""
         layer = self._home(inode)
-        return self._noted(directory, name, _shortest((layer, *self._above(directory, layer))))
+        # Nothing is above the upper, and all that is in it is in directories of it.
+        valid_ns = layer.ttl_ns if inode.in_upper else _shortest((layer, *self._above(directory, layer)))
+        return self._noted(directory, name, valid_ns)
 
     def of_absence(self, directory: DirectoryInode, name: str) -> int:
         """That there is no such name, which is about to be told."""

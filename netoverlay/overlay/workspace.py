@@ -24,10 +24,10 @@ _TEMPORARY_MARK = "#"
 
 
 class Workspace:
-    """The work directory of a mounted upper, and the ownership that goes with it."""
+    """The work directory of a mounted upper."""
 
     def __init__(self, backend: Backend, path: LayerPath, held: Held) -> None:
-        """The work directory `path`, of an upper that is `held`; close() gives that back."""
+        """The work directory `path`, of an upper that is `held`."""
         self._backend = backend
         self._path = path
         self._numbers = itertools.count()
@@ -63,7 +63,9 @@ class Workspace:
         try:
             self.discard(path)
         except UnavailableError as error:
-            logger.warning("what is of no use in the work directory stays for a while: %s: %s", path, error.strerror)
+            logger.warning(
+                "what is of no use stays in the work directory, and is removed later: %s: %s", path, error.strerror
+            )
             self._left.append(path)
             return False
         return True
@@ -74,12 +76,9 @@ class Workspace:
         return self._held.lost()
 
     def close(self) -> None:
-        """Give the upper back, swept if it is still ours."""
-        try:
-            if not self.lost:
-                self._sweep()
-        finally:
-            self._held.release()
+        """Leave it swept, if the upper is still ours."""
+        if not self.lost:
+            self._sweep()
 
     def _sweep(self) -> None:
         for path in leftovers(self._backend, self._path):

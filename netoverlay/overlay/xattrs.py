@@ -41,14 +41,20 @@ class Xattrs:
             raise os_error(errno.ENODATA)
         held = layer.format.held_xattr(name)
         try:
-            return self._on(
-                inode, lambda backend, path: backend.get_xattr(path, held), lambda file: file.get_xattr(held)
-            )
+            return self._get(inode, layer, held)
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP or name not in (ACCESS, DEFAULT):
                 raise
             # The kernel, which asks for its own check of permissions, takes no other answer for "none".
             raise os_error(errno.ENODATA) from None
+
+    def _get(self, inode: Inode, layer: Layer, held: str) -> bytes:
+        if isinstance(inode, FileInode) and inode.writable and layer.capabilities.local:
+            # The kernel asks at the first write to each new file, and no path need be walked for that.
+            value = self._tree.of_open_file(inode, lambda file: file.get_xattr(held))
+            if value is not None:
+                return value
+        return self._on(inode, lambda backend, path: backend.get_xattr(path, held), lambda file: file.get_xattr(held))
 
     def list(self, inode: Inode, *, privileged: bool) -> list[str]:
         """The names, without the overlay's own; those in "trusted." only for who is privileged (xattr(7))."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from netoverlay.status.overview import MountReport
-from netoverlay.status.snapshot import CapabilityTable, LayerReport, LayerStatus, LazyStatus, LockStatus
+from netoverlay.status.snapshot import CapabilityTable, FaultStatus, LayerReport, LayerStatus, LazyStatus, LockStatus
 
 Row = Sequence[str]
 
@@ -36,7 +36,14 @@ def print_mounts(reports: Sequence[MountReport], output: TextIO) -> None:
                     print(f"{layer.role}: {layer.lease.problem}", file=output)
             if report.status.lazy is not None and report.status.lazy.files:
                 print(lazy_line(report.status.lazy), file=output)
+            for fault in report.status.faults:
+                print(_fault_line(fault), file=output)
             print(f"requests: {_counts(report.status.requests)}", file=output)
+
+
+def _fault_line(fault: FaultStatus) -> str:
+    times = f", {fault.count} times by now" if fault.count > 1 else ""
+    return f"{fault.level} at {_date(fault.at)}{times}: {fault.text}"
 
 
 def lazy_line(lazy: LazyStatus) -> str:
@@ -127,9 +134,13 @@ def _title(report: MountReport) -> str:
         remedy = f"unmount it with `netoverlay umount --lazy {report.mountpoint}`"
         return f"{report.mountpoint}: {report.state}: {report.problem}; {remedy}"
     mount = report.status.mount
-    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(mount.since))
+    since = _date(mount.since)
     access = "read-only" if mount.read_only else "read-write"
     return f"{mount.mountpoint}: {report.state}, {access}, profile {mount.profile}, process {mount.pid}, since {since}"
+
+
+def _date(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
 
 def _layer_row(layer: LayerStatus) -> Row:

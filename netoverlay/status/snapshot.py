@@ -97,6 +97,18 @@ class LazyStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What could not be, the last time."""
 
 
+class FaultStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What the log has told at level WARNING or above, from one place in the code."""
+
+    at: float
+    """The last time, in seconds since 1970."""
+    count: int
+    level: str
+    """"warning", "error", "critical"."""
+    text: str
+    """The last one: what is wrong, and what to do."""
+
+
 class StatusSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """A mount at one moment."""
 
@@ -110,6 +122,8 @@ class StatusSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     locks: tuple[LockStatus, ...] = ()
     lazy: LazyStatus | None = None
     """None where no file is copied lazily: without an upper, or with one on a server."""
+    faults: tuple[FaultStatus, ...] = ()
+    """The latest last; also those that are over."""
 
 
 class LayerReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -25,6 +25,7 @@ CHANGES_NOTHING = frozenset(
         Operation.CLOSE,
         Operation.STAT,
         Operation.LIST_DIR,
+        Operation.LIST_DIRS,
         Operation.OPEN,
         Operation.READ_FILES,
         Operation.SPACE_USAGE,
@@ -44,15 +45,21 @@ stays, and that is up to the new owner."""
 
 
 class GuardedBackend(InterceptingBackend):
-    """Refuses every change (EIO) while `lost` says so; reading goes on."""
+    """Refuses every change (EIO) while `lost` says so; reading goes on. Gives the layer back when it is closed."""
 
     def __init__(self, inner: Backend, lost: Callable[[], bool] = lambda: False) -> None:
         super().__init__(inner)
         self._lost = lost
+        self._give_back: Callable[[], None] = lambda: None
 
-    def watch(self, lost: Callable[[], bool]) -> None:
-        """From now on ask `lost` before each change: the layer is owned now."""
-        self._lost = lost
+    def watch(self, lost: Callable[[], bool], give_back: Callable[[], None]) -> None:
+        """The layer is owned now: ask `lost` before each change. `give_back` ends that, and raises nothing."""
+        self._lost, self._give_back = lost, give_back
+
+    def close(self) -> None:
+        """The last change of whatever is around this has been made: others may have the layer."""
+        self._give_back()
+        self.inner.close()
 
     def around(self, operation: Operation, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if operation not in CHANGES_NOTHING:

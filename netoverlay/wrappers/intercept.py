@@ -41,6 +41,7 @@ class Operation(enum.Enum):
     CLOSE = "close"
     STAT = "stat"
     LIST_DIR = "list_dir"
+    LIST_DIRS = "list_dirs"
     OPEN = "open"
     READ_FILES = "read_files"
     SPACE_USAGE = "space_usage"
@@ -75,6 +76,8 @@ class Operation(enum.Enum):
     FILE_REMOVE_XATTR = "file_remove_xattr"
     FILE_LOCK = "file_lock"
 
+    __hash__ = object.__hash__  # that of enum is in Python
+
 
 class InterceptingBackend(DelegatingBackend, abc.ABC):
     """Sends every call through around(), and those of its open files through around() of the same object."""
@@ -98,6 +101,9 @@ class InterceptingBackend(DelegatingBackend, abc.ABC):
 
     def list_dir(self, path: LayerPath) -> list[DirEntry]:
         return self.around(Operation.LIST_DIR, self.inner.list_dir, path)
+
+    def list_dirs(self, paths: Sequence[LayerPath]) -> list[list[DirEntry] | OSError]:
+        return self.around(Operation.LIST_DIRS, self.inner.list_dirs, paths)
 
     def open(
         self,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
 from netoverlay.backend_api.backend import Backend, BackendFile, Readable, Writable
+from netoverlay.backend_api.types import DirEntry, LayerPath
 from netoverlay.backend_api.whole_files import FileContent, WantedFile
 from netoverlay.wrappers.intercept import InterceptingBackend, InterceptingFile, Operation
 
@@ -35,6 +36,11 @@ class _Counter:
             self.seconds += seconds
             if failed:
                 self.errors += 1
+
+    def add_calls(self, count: int) -> None:
+        """So many more were made by the one that was added."""
+        with self._lock:
+            self.calls += count
 
 
 class _ByteCount:
@@ -71,6 +77,12 @@ class MeteredBackend(InterceptingBackend):
 
     def wrap_file(self, file: BackendFile) -> BackendFile:
         return _MeteredFile(file, self)
+
+    def list_dirs(self, paths: Sequence[LayerPath]) -> list[list[DirEntry] | OSError]:
+        """Counted as so many listings."""
+        found = self.around(Operation.LIST_DIR, self.inner.list_dirs, paths)
+        self._counters[Operation.LIST_DIR].add_calls(len(paths) - 1)
+        return found
 
     def read_files(self, wanted: Sequence[WantedFile], *, unchanging: bool) -> list[FileContent | OSError]:
         found = super().read_files(wanted, unchanging=unchanging)

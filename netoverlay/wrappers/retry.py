@@ -26,7 +26,16 @@ from tenacity import (
 
 from netoverlay.backend_api.backend import Backend, BackendFile
 from netoverlay.backend_api.errors import LayerClosedError, UnavailableError
-from netoverlay.backend_api.types import Access, Creation, FileStat, FileType, LayerPath, RenameFlags, XattrMode
+from netoverlay.backend_api.types import (
+    Access,
+    Creation,
+    FileStat,
+    FileType,
+    LayerPath,
+    RenameFlags,
+    XattrMode,
+    join_path,
+)
 from netoverlay.backend_api.waiting import Patience, about_to_wait, asking, check_interrupted, give_up_at, lost_since
 from netoverlay.wrappers.intercept import InterceptingBackend, Operation
 
@@ -52,6 +61,7 @@ class Safe(enum.Enum):
 SAFE_TO_REPEAT = {
     Operation.STAT: Safe.READS,
     Operation.LIST_DIR: Safe.READS,
+    Operation.LIST_DIRS: Safe.READS,
     Operation.READ_FILES: Safe.READS,
     Operation.SPACE_USAGE: Safe.READS,
     Operation.READLINK: Safe.READS,
@@ -105,13 +115,24 @@ class RetryingBackend(InterceptingBackend):
 
     Between the tries: exponentially longer, with jitter, and over when the request is interrupted (EINTR) or the
     backend is closed. If not `patient` there is one repeat, at once, for a connection that was merely old.
+
+    `work`: a directory in which this mount alone makes anything, whoever does elsewhere.
     """
 
-    def __init__(self, inner: Backend, deadline: float, *, patient: bool = True, makes: Makes = Makes.ANYBODY) -> None:
+    def __init__(
+        self,
+        inner: Backend,
+        deadline: float,
+        *,
+        patient: bool = True,
+        makes: Makes = Makes.ANYBODY,
+        work: LayerPath | None = None,
+    ) -> None:
         super().__init__(inner)
         self._deadline = deadline
         self._patient = patient
         self._makes = makes
+        self._in_work = None if work is None else join_path(work, "")
         self._patience = Patience(deadline)
         self._closing = threading.Event()
 
@@ -212,7 +233,7 @@ class RetryingBackend(InterceptingBackend):
     def _take_back(self, path: LayerPath, made: FileStat) -> bool:
         """Remove what a lost request to make it has made: it may lack what was to be done next. False if that is not
         what it is."""
-        if self._makes is not Makes.MOUNT_ALONE or (made.type is FileType.REGULAR and made.size):
+        if not self._makes_alone(path) or (made.type is FileType.REGULAR and made.size):
             return False
         try:
             (self.inner.rmdir if made.type is FileType.DIRECTORY else self.inner.unlink)(path)
@@ -223,6 +244,11 @@ class RetryingBackend(InterceptingBackend):
                 raise
             return False
         return True
+
+    def _makes_alone(self, path: LayerPath) -> bool:
+        if self._makes is Makes.MOUNT_ALONE:
+            return True
+        return self._in_work is not None and path.startswith(self._in_work)
 
     def _remove(self, call: Callable[[], None], gone: int) -> None:
         """Remove something; the errno `gone` says that it is not there, which after a lost reply is success."""

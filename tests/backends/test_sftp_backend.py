@@ -24,6 +24,7 @@ from netoverlay.backend_api import (
     NotSupportedError,
     UnavailableError,
 )
+from netoverlay.backend_api.listing_limits import ListingLimits
 from netoverlay_sftp import listing
 from netoverlay_sftp.channel import SftpChannel
 from netoverlay_sftp.paths import PathMap
@@ -218,7 +219,7 @@ def test_names_that_are_none_are_left_out(caplog):
     serving = threading.Thread(target=serve)
     serving.start()
     with caplog.at_level(logging.WARNING):
-        entries = listing.list_directory(channel, PathMap("/root"), b"/root")
+        entries = listing.list_directory(channel, PathMap("/root"), ListingLimits(30), "")
     assert [entry.name for entry in entries] == ["good", "\udcff"]
     assert len(caplog.records) == 1
     channel.multiplexer.fail("the test is over")

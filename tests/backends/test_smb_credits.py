@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from netoverlay_smb.credits import WANTED, CreditWindow, Ticket
+from netoverlay_smb.credits import MORE_AT_ONCE, WANTED, CreditWindow, Ticket
 
 NEVER = float("inf")
 
@@ -104,7 +104,7 @@ class Credits(RuleBasedStateMachine):
     def more_is_asked_for_until_there_is_enough(self) -> None:
         for charge in (1, 16):
             asked = self.window.request(charge)
-            assert charge <= asked <= charge + 64
+            assert charge <= asked <= charge + MORE_AT_ONCE
             assert (asked > charge) == (self.window.total < WANTED)
 
 

@@ -340,6 +340,16 @@ def test_replies_to_many_in_one_message(server):
         assert server.engine.wait(request).body
 
 
+def test_more_messages_than_one_system_call_sends(serve):
+    count = os.sysconf("SC_IOV_MAX")
+    server = serve(credits=count + 1)
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(server.engine.submit_all, [[commands.echo()]] * count)
+        server.answer(*map(Answer.to, server.requests(count)))
+        for (request,) in sending.result(LONG):
+            assert server.engine.wait(request).status == Status.SUCCESS
+
+
 def test_a_write_is_not_copied_but_sent_whole(server):
     payload = os.urandom(100_001)
     requests = server.engine.submit(commands.write(HANDLE, 0, memoryview(payload)), commands.close(HANDLE))

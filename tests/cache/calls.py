@@ -21,6 +21,8 @@ class WatchedBackend(InterceptingBackend):
         self.before: dict[Operation, Callable[[object], None]] = {}
         self.batches: list[list[str]] = []
         """The paths of each read_files(), whose files are counted one by one, too."""
+        self.listed_together: list[list[str]] = []
+        """The same of list_dirs()."""
         self._lock = threading.Lock()
 
     def around(self, operation, function, *args, **kwargs):
@@ -31,6 +33,11 @@ class WatchedBackend(InterceptingBackend):
         if operation in self.before:
             self.before[operation](what)
         return function(*args, **kwargs)
+
+    def list_dirs(self, paths):
+        with self._lock:
+            self.listed_together.append(list(paths))
+        return Backend.list_dirs(self, paths)
 
     def read_files(self, wanted, *, unchanging):
         with self._lock:

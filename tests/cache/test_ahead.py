@@ -9,7 +9,7 @@ import time
 import pytest
 
 from netoverlay.backend_api import FileType, UnavailableError, join_path
-from netoverlay.cache.ahead import Ahead
+from netoverlay.cache.ahead import AT_FIRST, WORKERS, Ahead
 from netoverlay.cache.allowance import START_CREDITS
 from netoverlay.cache.metadata import MetadataCache
 from netoverlay.testing.memory_backend import MemoryBackend
@@ -33,6 +33,11 @@ def walk(backend, path=""):
     return found
 
 
+def miss_two(ahead, beside):
+    for path in ("x", "y"):
+        ahead.missed(path, listed=False, beside=lambda: beside)
+
+
 def wait_until_idle(ahead):
     while ahead._in_flight:
         time.sleep(0.001)
@@ -43,8 +48,7 @@ def layer():
     memory = MemoryBackend()
     memory.connect()
     watched = WatchedBackend(memory)
-    cache = MetadataCache(watched, ttl=None, ahead=8)
-    cache.connect()
+    cache = MetadataCache(watched, ttl=None, ahead=16)
     yield memory, watched, cache
     cache.close()
 
@@ -53,6 +57,7 @@ def layer():
 def test_a_walk_is_complete_and_lists_each_directory_once(layer, depth, width):
     memory, watched, cache = layer
     make_tree(memory, depth, width)
+    cache.connect()
     expected = walk(memory)
     assert walk(cache) == expected
     assert watched.count(Operation.LIST_DIR) == len(expected)
@@ -63,42 +68,62 @@ def test_a_walk_is_complete_and_lists_each_directory_once(layer, depth, width):
 def test_listings_of_a_walk_run_at_once(layer):
     memory, watched, cache = layer
     make_tree(memory, 1, 100)
+    cache.connect()
     arrived, all_here = itertools.count(1), threading.Event()
 
     def meet(path):
-        if path not in ("", "d000", "d001"):
-            if next(arrived) == 8:
+        if path not in ("", "d000"):
+            if next(arrived) == WORKERS:
                 all_here.set()
             all_here.wait(60)
 
     watched.before[Operation.LIST_DIR] = meet
-    for path in ("", "d000", "d001"):
+    for path in ("", "d000"):
         cache.list_dir(path)
     assert all_here.wait(60)
+    cache.close()
+    assert max(map(len, watched.listed_together)) == 16 // WORKERS
 
 
-def test_one_directory_is_no_walk(layer):
+def test_what_is_below_a_listed_directory_is_no_walk(layer):
     memory, watched, cache = layer
-    make_tree(memory, 1, 100)
+    make_tree(memory, 2, 20)
+    cache.connect()
     cache.list_dir("")
-    cache.list_dir("d050")
+    cache.stat("d005/d005")
     cache.close()
     assert watched.count(Operation.LIST_DIR) == 2
+
+
+def test_a_walk_shows_where_it_descends(layer):
+    memory, watched, cache = layer
+    make_tree(memory, 2, 10)
+    cache.connect()
+    beside = threading.Barrier(2)
+
+    def meet(path):
+        if path in ("d003", "d004"):
+            beside.wait(60)
+
+    watched.before[Operation.LIST_DIR] = meet
+    cache.list_dir("")
+    cache.list_dir("d003")
+    cache.close()
+    assert watched.count(Operation.LIST_DIR) <= 2 + AT_FIRST
 
 
 def test_what_is_not_used_ends():
     fetched, enough = [], threading.Event()
 
-    def fetch(path):
-        fetched.append(path)
+    def fetch(paths):
+        fetched.extend(paths)
         if len(fetched) == START_CREDITS:
             enough.set()
         return ()
 
-    ahead = Ahead("test", 4, fetch)
+    ahead = Ahead(8, fetch)
     children = [f"d{number}" for number in range(300)]
-    for _ in range(2):
-        ahead.missed("", lambda: children)
+    miss_two(ahead, children)
     assert enough.wait(60)
     time.sleep(0.05)
     ahead.stop()
@@ -109,13 +134,12 @@ def test_what_is_not_used_ends():
 def test_after_a_failure_nothing_is_fetched():
     fetched = []
 
-    def fetch(path):
-        fetched.append(path)
+    def fetch(paths):
+        fetched.extend(paths)
         raise UnavailableError("down")
 
-    ahead = Ahead("test", 1, fetch)
-    for _ in range(2):
-        ahead.missed("", lambda: ["a", "b", "c"])
+    ahead = Ahead(1, fetch)
+    miss_two(ahead, ["a", "b", "c"])
     wait_until_idle(ahead)
     ahead.used()
     wait_until_idle(ahead)
@@ -125,9 +149,8 @@ def test_after_a_failure_nothing_is_fetched():
 
 
 def test_an_error_of_our_own_is_told(caplog):
-    ahead = Ahead("test", 1, lambda path: 1 // 0)
-    for _ in range(2):
-        ahead.missed("", lambda: ["a"])
+    ahead = Ahead(1, lambda _: 1 // 0)
+    miss_two(ahead, ["a"])
     while not caplog.records:
         time.sleep(0.001)
     ahead.stop()
@@ -138,6 +161,7 @@ def test_an_error_of_our_own_is_told(caplog):
 def test_a_failure_ahead_is_nobodys_error_and_ends_it(layer):
     memory, watched, cache = layer
     make_tree(memory, 1, 50)
+    cache.connect()
 
     def fail(path):
         if path not in ("", "d000", "d001"):
@@ -155,17 +179,18 @@ def test_a_failure_ahead_is_nobodys_error_and_ends_it(layer):
 def test_closing_ends_what_is_under_way(layer):
     memory, watched, cache = layer
     make_tree(memory, 1, 50)
+    cache.connect()
     others = set(threading.enumerate())  # of tests before it in this process
     held, release = threading.Event(), threading.Event()
 
     def hold(path):
-        if path not in ("", "d000", "d001"):
+        if path not in ("", "d000"):
             held.set()
             assert release.wait(60)
 
     watched.before[Operation.LIST_DIR] = hold
     watched.before[Operation.CLOSE] = lambda _: release.set()
-    for path in ("", "d000", "d001"):
+    for path in ("", "d000"):
         cache.list_dir(path)
     assert held.wait(60)
     cache.close()

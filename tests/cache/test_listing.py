@@ -59,7 +59,7 @@ def test_the_last_one_stays_however_large_it_is():
 
 
 def test_a_name_is_learned_in_a_packed_listing():
-    listings = Listings(None, 1000, OpenFiles(), lambda: None)
+    listings = Listings(None, 1000, OpenFiles())
     listings._unpacked = Unpacked(most=3)
     for number in range(4):
         fetch, _ = listings.begin(f"d{number}")

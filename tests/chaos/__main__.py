@@ -16,12 +16,15 @@ from tests.chaos.cuts import Faulty
 from tests.chaos.faults import CUTS, RESTARTS, Fault
 from tests.chaos.kills import Kills
 from tests.chaos.sites import KINDS, REMOTE_KINDS, started, started_behind_proxy
+from tests.chaos.soak import Soak
 from tests.chaos.summary import Summary, say
 from tests.chaos.told import DEADLINE
 
 _KILLS = 500
 _CUTS = 200
 _RESTARTS = 50
+_OPERATIONS = 10_000_000
+_PROCESSES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,17 @@ def _restarts_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, default=_RESTARTS, help="how many restarts")
 
 
+def _soak_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--kind", choices=KINDS, required=True, help="of the server that has the base")
+    parser.add_argument("--operations", type=int, default=_OPERATIONS, help="how many, of all programs together")
+    parser.add_argument("--processes", type=int, default=_PROCESSES, help="how many programs")
+
+
+def _soak(arguments: argparse.Namespace, place: Path) -> Summary:
+    with started(arguments.kind, place) as site:
+        return Soak(site, place, arguments.seed, arguments.processes).run(arguments.operations)
+
+
 def _faulty(kinds: tuple[Fault, ...], arguments: argparse.Namespace, place: Path) -> Summary:
     with started_behind_proxy(arguments.kind, place, DEADLINE) as site:
         return Faulty(site, place, arguments.seed, kinds).run(arguments.count)
@@ -62,6 +76,7 @@ PARTS = {
     "cuts": Part("cut connections under programs, and compare", _cuts_arguments, partial(_faulty, CUTS)),
     "restarts": Part("restart the server under programs, and compare", _restarts_arguments, partial(_faulty, RESTARTS)),
     "kills": Part("kill the daemon in copy-ups and renames, mount again, and compare", _kills_arguments, _kills),
+    "soak": Part("do everything for a long time, compare, and see what grows", _soak_arguments, _soak),
 }
 
 

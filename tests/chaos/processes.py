@@ -11,6 +11,7 @@ context.set_forkserver_preload(
     [
         "tests.chaos.daemons",
         "tests.chaos.random_io",
+        "tests.chaos.soak",
         "tests.chaos.worker",
         "netoverlay.daemon",
         "netoverlay_local",

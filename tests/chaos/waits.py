@@ -1,6 +1,7 @@
 """How long programs wait in a system call, as the kernel tells it: for programs that do not time their calls.
 
-A thread that is in the same call, with the same arguments, and has used no processor time since, has not returned.
+A thread that is in the same call, with the same arguments, and has used no processor time since, has not returned. What
+is told is from the first look at a call to the last: never more than it took.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Waits:
     def __init__(self) -> None:
         self.told = Told()
         self._since: dict[_Call, float] = {}
+        self._looked_at = 0.0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="waits", daemon=True)
 
@@ -59,8 +61,8 @@ class Waits:
                 if (call := _in_a_call(thread)) is not None:
                     waiting[call] = self._since.get(call, now)
         for call in self._since.keys() - waiting.keys():
-            self.told.took(call.call, now - self._since[call])
-        self._since = waiting
+            self.told.took(call.call, self._looked_at - self._since[call])
+        self._since, self._looked_at = waiting, now
 
 
 def _threads(pid: int) -> list[Path]:

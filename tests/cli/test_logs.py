@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from netoverlay import logs
+from netoverlay import floods, logs, recent_faults
 
 
 @pytest.fixture(autouse=True)
@@ -98,3 +98,50 @@ def test_failures_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(OSError, match="refused"), logs.failures_logged(to_terminal_already=True):
         raise OSError("refused")
     assert caplog.text == ""
+
+
+def test_what_comes_with_every_request_is_told_and_counted() -> None:
+    now = 1000.0
+    lines: list[str] = []
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    logger, handler = logging.Logger("flooded"), Lines()
+    handler.addFilter(floods.FloodFilter(lambda: now))
+    logger.addHandler(handler)
+
+    def one_place(text: str, level: int = logging.WARNING) -> None:
+        logger.log(level, "it is %s", text)
+
+    for number in range(1000):
+        one_place("100% lost")
+        one_place(f"lost {number}")
+    assert lines == ["it is 100% lost", *(f"it is lost {number}" for number in range(floods.MOST - 1))]
+    logger.error("of another place")
+    one_place("no warning", logging.INFO)
+    assert lines[floods.MOST :] == ["of another place", "it is no warning"]
+    lines.clear()
+    now += floods.SECONDS
+    one_place("100% lost")
+    one_place("lost")
+    assert lines == [
+        f"it is 100% lost (and {2000 - floods.MOST} more like those before, which were left out)",
+        "it is lost",
+    ]
+
+
+def test_the_latest_faults_are_kept_for_the_status() -> None:
+    logger, recent = logging.Logger("faulty"), recent_faults.RecentFaults()
+    logger.addHandler(recent)
+    for number in range(3):
+        logger.warning("it is %d", number)
+    logger.info("all is well")
+    (fault,) = recent.told()
+    assert (fault.count, fault.level, fault.text) == (3, "warning", "it is 2")
+    code = "\n".join(f"logger.error('place {place}')" for place in range(2 * recent_faults.MOST))
+    exec(compile(code, "places", "exec"), {"logger": logger})
+    logger.handle(logger.makeRecord("faulty", logging.ERROR, "places", recent_faults.MOST + 1, "again", (), None))
+    texts = [fault.text for fault in recent.told()]
+    assert texts == [*(f"place {place}" for place in range(recent_faults.MOST + 1, 2 * recent_faults.MOST)), "again"]

@@ -93,7 +93,7 @@ class _Backend(SmbBackend):
         self._appearance = Appearance.of(
             options, lists_modes=self._facts.lists_modes, has_file_ids=self._facts.has_file_ids
         )
-        self._lister = Lister(self._paths, self._appearance, with_modes=self._facts.lists_modes)
+        self._lister = Lister(self._paths, self._appearance, self._limits, with_modes=self._facts.lists_modes)
 
     def _new_session(self) -> Session:
         raise UnavailableError("the server is gone")

@@ -36,7 +36,11 @@ def begin(top: str, name: str) -> tuple[int, int]:
         return pid, reads
     status = 1
     try:
-        os.write(writes, json.dumps(_given(top, name)).encode())
+        try:
+            given = _given(top, name)
+        except _InterruptedError:  # in the call; on a busy machine also before it
+            given = "interrupted"
+        os.write(writes, json.dumps(given).encode())
         status = 0
     finally:
         os._exit(status)
@@ -48,8 +52,8 @@ def _given(top: str, name: str) -> object:
         return outcome(CALLS[name])
     except OSError as error:
         return ["error", error.errno]
-    except _InterruptedError:
-        return "interrupted"
+    finally:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def interrupt(pids: dict[int, signal.Signals]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -123,4 +124,30 @@ def test_a_file_that_never_got_a_name_is_gone_when_it_is_closed(tmp_path: Path) 
     assert set(os.listdir(tmp_path / "upper.work")) <= {"lock", "ctimes"}
     with pytest.raises(FileNotFoundError):
         overlay.overlay.changes().creator.link(made.inode, overlay.directory_inode("dir"), "named")
+    overlay.close()
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "fifo", "symlink", "link"])
+def test_what_stands_in_a_directory_of_the_upper_alone_is_heeded(tmp_path: Path, kind: str) -> None:
+    write_tree(tmp_path / "lower0", {})
+    overlay = Mounted(tmp_path)
+    overlay.mkdir("own")
+    overlay.create("file", b"content")
+    # From another mount of the upper: this one has not seen them.
+    (tmp_path / "upper/own/taken").write_bytes(b"taken")
+    os.mknod(tmp_path / "upper/own/hidden", stat.S_IFCHR, os.makedev(0, 0))
+    creator = overlay.overlay.changes().creator
+    make: dict[str, Callable[[str], object]] = {
+        "file": overlay.create,
+        "directory": overlay.mkdir,
+        "fifo": lambda path: creator.mknod(*overlay.name(path), FIFO, 0o600, 0, ME),
+        "symlink": lambda path: creator.symlink(*overlay.name(path), "target", ME),
+        "link": lambda path: creator.link(overlay.file_inode("file"), *overlay.name(path)),
+    }
+    with pytest.raises(FileExistsError):
+        make[kind]("own/taken")
+    assert (tmp_path / "upper/own/taken").read_bytes() == b"taken"
+    make[kind]("own/hidden")
+    assert not stat.S_ISCHR(os.lstat(tmp_path / "upper/own/hidden").st_mode)
+    assert set(os.listdir(tmp_path / "upper.work")) <= {"lock", "ctimes"}
     overlay.close()

@@ -50,7 +50,7 @@ def test_a_failed_creation_leaves_nothing(tmp_path: Path) -> None:
     faults = Faults()
     overlay = Mounted(tmp_path, wrap_upper=lambda backend: FaultyBackend(backend, faults))
     overlay.unlink("dir/old")
-    faults.fail("stat", error=errno.EDQUOT, path="upper/dir/new", nth=2)
+    faults.fail("file.stat", error=errno.EDQUOT, path="upper/dir/new")
     with pytest.raises(OSError, match="quota"):
         overlay.create("dir/new")
     faults.clear()

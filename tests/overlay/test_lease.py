@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import itertools
 import logging
 import os
 import re
@@ -16,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from netoverlay.backend_api import Access, Capabilities, Creation, UnavailableError
+from netoverlay.overlay import lease, lease_file
 from netoverlay.overlay.lease import HeldLease, Timing, take_lease
 from netoverlay.overlay.owner import UpperHeldError, is_dead_here, parse_owner, this_process
 from netoverlay.testing.faults import CrashedError
@@ -76,7 +78,7 @@ def test_an_owner_that_lives_is_never_replaced(server: Server) -> None:
     end = time.monotonic() + server.timing.expires_seconds + 1.5
     backend = server.connect()
     while time.monotonic() < end:
-        with pytest.raises(UpperHeldError, match="unmount that first"):
+        with pytest.raises(UpperHeldError, match="another mount owns it"):
             server.take(backend)
         time.sleep(server.timing.beat_seconds)
     assert not held.lost()
@@ -242,7 +244,7 @@ def test_a_living_owner_survives_a_clock_that_is_set_forward(memory: Server) -> 
 def test_who_is_slow_puts_back_what_he_took_by_mistake(memory: Server) -> None:
     write_lease(memory.connect(), dead_here())
     slow = FaultyBackend(memory.connect())
-    gate = slow.faults.pause("rename")
+    gate = slow.faults.pause("rename", path="*/lock-*")
     refused, thread = contend_in_thread(slow)
     gate.wait_until_reached()
     held = memory.take()
@@ -268,7 +270,7 @@ def test_nobody_gets_in_while_a_lease_is_away_by_mistake(memory: Server, claims:
     write_lease(backend, dead_here())
     slow = FaultyBackend(MemoryBackend(claims, backend.tree))
     slow.connect()
-    before, after = slow.faults.pause("rename"), slow.faults.pause("open", path="*/lock-*")
+    before, after = slow.faults.pause("rename", path="*/lock-*"), slow.faults.pause("open", path="*/lock-*")
     refused, thread = contend_in_thread(slow)
     before.wait_until_reached()
     held = memory.take()
@@ -306,7 +308,7 @@ def test_an_owner_that_comes_back_just_then_keeps_it(memory: Server) -> None:
     make_old(memory.connect(), 3000.0)
     clock.now += 3000.0
     slow = FaultyBackend(memory.connect())
-    gate = slow.faults.pause("rename")
+    gate = slow.faults.pause("rename", path="*/lock-*")
     refused, thread = contend_in_thread(FastForward(slow))
     gate.wait_until_reached()
     assert not held.lost()
@@ -428,6 +430,39 @@ def dies_at(nth: int, *, after: bool) -> bool:
         taken_at_last(lambda: memory.take(timing=quick), 10.0).release()
         assert [name for name in work_names(left.inner) if not name.startswith("#")] == []
         return rule.seen >= nth
+
+
+AT_ONE_STROKE = (ALL_CAPABILITIES, dataclasses.replace(ALL_CAPABILITIES, rename_noreplace=False))
+"""Servers that give a file a name that is free in one step."""
+
+
+@pytest.mark.parametrize("left", ["nothing", "dead"])
+@pytest.mark.parametrize("claims", AT_ONE_STROKE, ids=["noreplace", "link"])
+def test_who_is_killed_while_he_takes_it_bars_nobody_here(
+    monkeypatch: pytest.MonkeyPatch, claims: Capabilities, left: str
+) -> None:
+    """At his nth call, or after it: the next one of this machine has it at once, though a lease is good for minutes."""
+    dead = parse_owner(dead_here())
+    killed = 0
+    for nth, after in itertools.product(range(1, 30), (False, True)):
+        with memory_server() as memory:
+            backend = FaultyBackend(MemoryBackend(claims, memory.connect().tree))
+            backend.connect()
+            if left == "dead":
+                write_lease(backend, dead_here())
+            backend.faults.crash(nth=nth, after=after)
+            with monkeypatch.context() as patch:
+                for module in (lease, lease_file):
+                    patch.setattr(module, "this_process", lambda _: dead)
+                with contextlib.suppress(CrashedError):
+                    take_lease(backend, WORK, "/killed", NO_BEAT)
+                    continue
+            killed += 1
+            held = memory.take(timing=NO_BEAT)
+            assert not held.lost()
+            held.release()
+            assert [name for name in work_names(memory.connect()) if not name.startswith("#")] == []
+    assert killed >= 12
 
 
 def test_a_retrying_backend_may_be_between(memory: Server) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import time
 from pathlib import Path
 
 import msgspec
@@ -14,7 +15,7 @@ from netoverlay import mount_table
 from netoverlay.status.control_server import ControlServer
 from netoverlay.status.overview import MountReport, overview_json, report_all, report_one
 from netoverlay.status.rendering import in_units, print_layer_reports, print_locks, print_mounts, settling_shown
-from netoverlay.status.snapshot import LayerReport, LazyStatus, LeaseStatus, LockStatus
+from netoverlay.status.snapshot import FaultStatus, LayerReport, LazyStatus, LeaseStatus, LockStatus
 from tests.status.examples import make_snapshot
 
 MINE, OTHERS = os.geteuid(), os.geteuid() + 1
@@ -136,6 +137,20 @@ def test_what_is_lazy_is_told() -> None:
     assert line in output.getvalue().splitlines()
 
 
+def test_faults_are_told() -> None:
+    output = io.StringIO()
+    at = time.mktime((2026, 1, 2, 3, 4, 5, 0, 0, -1))
+    faults = (
+        FaultStatus(at=at, count=1, level="error", text="the upper is lost"),
+        FaultStatus(at=at, count=3, level="warning", text="the cache is full"),
+    )
+    status = msgspec.structs.replace(make_snapshot(), faults=faults)
+    print_mounts([MountReport(mountpoint="/mnt/dev", state="mounted", status=status)], output)
+    lines = output.getvalue().splitlines()
+    assert "error at 2026-01-02 03:04:05: the upper is lost" in lines
+    assert "warning at 2026-01-02 03:04:05, 3 times by now: the cache is full" in lines
+
+
 def test_no_mounts() -> None:
     output = io.StringIO()
     print_mounts([], output)
@@ -203,7 +218,7 @@ def test_json_document() -> None:
         "problem": "/mnt/dead: its daemon is gone",
         "status": None,
     }
-    assert set(live["status"]) == {"mount", "layers", "requests", "inodes", "locks", "lazy"}
+    assert set(live["status"]) == {"mount", "layers", "requests", "inodes", "locks", "lazy", "faults"}
     assert set(live["status"]["mount"]) == {"mountpoint", "profile", "pid", "since", "read_only"}
     upper = live["status"]["layers"][0]
     assert set(upper) == {"role", "url", "state", "problem", "capabilities", "locks", "counters", "lease"}

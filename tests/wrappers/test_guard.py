@@ -121,7 +121,7 @@ def test_it_is_owned_later_than_it_is_connected() -> None:
     backend = GuardedBackend(MemoryBackend())
     backend.connect()
     backend.mkdir("a", 0o700)
-    backend.watch(lambda: True)
+    backend.watch(lambda: True, lambda: None)
     with pytest.raises(OSError, match="nothing is changed"):
         backend.mkdir("b", 0o700)
 

@@ -84,6 +84,7 @@ def layers():
 READS = {
     Operation.STAT: lambda b: b.stat("file").size,
     Operation.LIST_DIR: lambda b: len(b.list_dir("")),
+    Operation.LIST_DIRS: lambda b: len(b.list_dirs(["", ""])),
     Operation.SPACE_USAGE: lambda b: b.space_usage(),
     Operation.READLINK: lambda b: b.readlink("link"),
     Operation.GET_XATTR: lambda b: b.get_xattr("file", "user.a"),
@@ -341,6 +342,20 @@ def test_what_nobody_else_makes_is_made_anew(own, operation):
     make()
     assert below.calls.count(operation) == 3
     assert "new" in {entry.name for entry in memory.list_dir("")}
+
+
+def test_in_the_work_directory_too_what_is_there_is_made_anew(layers):
+    memory, below, _ = layers
+    memory.mkdir("work", 0o700)
+    backend = RetryingBackend(below, 30.0, makes=Makes.MOUNT, work="work")
+    below.lost_replies = {Operation.OPEN: 2}
+    backend.open("work/#1", Access.WRITE, create=Creation.EXCLUSIVE).close()
+    assert below.calls.count(Operation.OPEN) == 3
+    for elsewhere in ("new", "workshop"):
+        below.lost_replies = {Operation.OPEN: 1}
+        with pytest.raises(UnknownOutcomeError):
+            backend.open(elsewhere, Access.WRITE, create=Creation.EXCLUSIVE)
+        assert memory.stat(elsewhere).size == 0, "it may be another's"
 
 
 def test_what_holds_something_was_not_made_just_now(own):

@@ -151,6 +151,25 @@ class ListingSuite(SuiteBase):
         with refused(errno.ENOTDIR, advice="list_dir beneath a file"):
             layer.backend.list_dir(layer.path("file", "below"))
 
+    def test_list_dirs(self, layer: Layer) -> None:
+        """list_dirs() tells what list_dir() does of each, errors included, in the order asked for."""
+        paths = [layer.directory(f"directory {number}") for number in range(20)]
+        files = [join_path(path, f"file {file}") for at, path in enumerate(paths) for file in range(at % 4 or 110)][
+            :200
+        ]
+        for_each([*files, layer.path("file")], lambda path: layer.create(path).close())
+        told = layer.backend.list_dirs([*paths, layer.path("file"), layer.path("missing"), paths[1], layer.home])
+        *listed, of_file, of_missing, again, of_home = told
+        for path, entries in [*zip(paths, listed, strict=True), (paths[1], again), (layer.home, of_home)]:
+            assert isinstance(entries, list)
+            alone = dict(layer.backend.list_dir(path))
+            assert sorted(alone) == sorted(entry.name for entry in entries)
+            for name, stat in entries:
+                assert_same_file(stat, alone[name])
+        assert isinstance(of_file, NotADirectoryError), "list_dirs of a file: ENOTDIR for it alone"
+        assert isinstance(of_missing, FileNotFoundError), "list_dirs of a missing name: ENOENT for it alone"
+        assert layer.backend.list_dirs([]) == []
+
     def test_big_directory(self, layer: Layer) -> None:
         # Long, so that even of a few thousand no server tells in a single answer.
         names = [f"entry-{number:05}-{'n' * 180}" for number in range(self.big_directory)]

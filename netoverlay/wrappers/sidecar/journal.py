@@ -127,7 +127,10 @@ class Journal:
         try:
             self.sync()
         except OSError as error:
-            logger.warning("attributes that were set last may be lost: %s", error)
+            logger.warning(
+                "owners, modes and other attributes that were set last may be lost; `netoverlay fsck` tells which: %s",
+                error,
+            )
         else:
             self._note_end()
         with self._writing:
@@ -368,7 +371,7 @@ class Journal:
             except OSError as error:
                 self._wanted.set()
                 if not warned:
-                    logger.warning("attributes are not written yet: %s", error)
+                    logger.warning("attributes are not written yet, which is tried again: %s", error)
                 warned = True
 
 

@@ -268,7 +268,7 @@ class NameChanges:
         try:
             self._marks.remove(place)
         except OSError as error:
-            logger.warning("a whiteout that hides nothing stays: %s: %s", place.path, error)
+            logger.warning("a whiteout that hides nothing stays, and does no harm: %s: %s", place.path, error)
 
     def _carry_out(
         self,

@@ -86,7 +86,7 @@ class Recovery:
             else:
                 logger.warning("left in the work directory: %s", path)
         except OSError as error:
-            logger.warning("left in the work directory: %s: %s", path, error)
+            logger.warning("left in the work directory, until the next mount: %s: %s", path, error)
 
     def aside(self, intent: Intent) -> LayerPath:
         """Where an intent puts out of the way what is in it."""
