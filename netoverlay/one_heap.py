@@ -2,7 +2,7 @@
 
 glibc gives threads heaps of their own, up to eight for each processor, so that they need not wait for each other. Those
 of the daemon allocate while they hold the interpreter's lock, and so wait all the same; and what is free in one heap is
-of no use to the others, which makes a daemon of thirty threads a fifth larger than it need be (docs/testing.md).
+of no use to the others, which makes a daemon of thirty threads up to half larger than it need be (docs/testing.md).
 """
 
 from __future__ import annotations

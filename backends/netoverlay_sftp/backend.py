@@ -160,7 +160,7 @@ class SftpBackend(Backend):
 
     def read_files(self, wanted: Sequence[WantedFile], *, unchanging: bool) -> list[FileContent | OSError]:
         session = self._connector.session()
-        channel = session.data_channel()
+        channel = session.least_busy_channel()
         asked = [Asked(each, self._paths.on_server(each.path)) for each in wanted]
         found: list[FileContent | OSError] = []
         while len(found) < len(asked):

@@ -42,13 +42,17 @@ class Session:
 
     def data_channel(self) -> SftpChannel:
         """The channel for a file that is opened now: one that is idle, or the least busy one."""
-        channel = min(self._data, key=lambda each: each.multiplexer.in_flight)
+        channel = self.least_busy_channel()
         if channel.multiplexer.in_flight and len(self._data) < self._data_limit:
             with self._lock:
                 if len(self._data) < self._data_limit:
                     self._add_data_channel()
                     channel = self._data[-1]
         return channel
+
+    def least_busy_channel(self) -> SftpChannel:
+        """The channel for what is too small to be worth the round trips of a new one."""
+        return min(self._data, key=lambda each: each.multiplexer.in_flight)
 
     def close(self) -> None:
         """Log out."""

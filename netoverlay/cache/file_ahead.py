@@ -5,7 +5,7 @@ and that what is on the stack is found out late, by the thread that fetches:
 
 - A second file of one directory that had to be waited for is the sign of a walk through its files; one of another
   directory, while that goes on, of a walk through the tree: the directories after it are on the stack, too.
-- A third file of the same name, each in another directory, is the sign of a walk by name (all `Makefile`s, say).
+- Files of the same name in one directory after the other (all `Makefile`s, say) are a walk by name (name_walk.py).
 - Who has to wait although the walk goes on has caught up, and fetches what is next in the same call.
 - As many files are fetched in one call as there are credits, but not few at a time: each time twice as many as before,
   up to BATCH_FILES, or BATCH_BYTES.
@@ -15,19 +15,17 @@ and that what is on the stack is found out late, by the thread that fetches:
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol, TypeAlias
 
-from cachetools import LRUCache
-
 from netoverlay.backend_api.errors import UnavailableError
 from netoverlay.backend_api.types import DirEntry, FileStat, FileType, LayerPath, join_path, split_path
 from netoverlay.cache.ahead import log_failure
 from netoverlay.cache.allowance import START_CREDITS, Allowance
+from netoverlay.cache.name_walk import NameWalk, SameName
 
 WORKERS = 4
 """Calls at once: enough for a server that is far away, and few of them have something to do if it is near."""
@@ -37,10 +35,9 @@ MAX_UNUSED = 4 * BATCH_FILES
 """Files that a walk has before it, at most: so many are fetched in vain where it ends."""
 AHEAD_FILE = 256 << 10
 """Bytes of the largest file that is fetched ahead of its being opened."""
-SAME_NAME = 3
-"""Files of one name, in as many directories, from which on those beside them are fetched."""
+BY_NAME = 2 * BATCH_FILES
+"""Files of a walk by name that are fetched before any is used."""
 _MAX_STACK = 16_384
-_MAX_NAMES = 256
 
 _log = logging.getLogger(__name__)
 
@@ -72,15 +69,7 @@ class _Tree(NamedTuple):
     path: LayerPath
 
 
-class _SameName(NamedTuple):
-    """The files called `name` that are `depth` directories below the directory `path`."""
-
-    path: LayerPath
-    depth: int
-    name: str
-
-
-_Item: TypeAlias = FoundFile | _Rest | _Onward | _Tree | _SameName
+_Item: TypeAlias = FoundFile | _Rest | _Onward | _Tree | SameName
 
 
 class Source(Protocol):
@@ -101,8 +90,7 @@ class FileAhead:
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="fetch-ahead")
         self._lock = threading.Lock()
         self._stack: deque[_Item] = deque(maxlen=_MAX_STACK)
-        self._names: LRUCache[str, tuple[LayerPath, int]] = LRUCache(_MAX_NAMES)
-        """By the name of a file: in which directory it was wanted last, and in how many one after the other."""
+        self._name_walk = NameWalk()
         self._allowance = Allowance(MAX_UNUSED)
         self._batch = START_CREDITS
         self._running = 0
@@ -115,22 +103,25 @@ class FileAhead:
         """
         parent = split_path(path)[0]
         with self._lock:
-            goes_on = self._allowance.goes_on
-            is_sign = self._allowance.demand(parent)
             self._batch = START_CREDITS
-            like_it = self._by_name(path)
+            goes_on = self._allowance.goes_on
+            by_name = self._name_walk.goes_on
+            is_sign = not by_name and self._allowance.demand(parent)
+            if by_name:
+                self._push_same_name()
         rest = list(self._expand(_Rest(path, goes_on))) if is_sign else []
         with self._lock:
-            if like_it and not is_sign:
-                self._allowance.sign(BATCH_FILES)
-                self._batch = BATCH_FILES
-                self._stack.append(like_it)
             if is_sign and goes_on:
                 self._stack.append(_Onward(parent))
             self._stack.extend(reversed(rest))
             files = self._pop_files(self._grant(1))
             self._start()
         return files
+
+    def opened(self, path: LayerPath) -> None:
+        """The file `path` is opened, whether it has to be waited for or not. To be called before missed()."""
+        with self._lock:
+            self._name_walk.opened(path)
 
     def needless(self, count: int) -> None:
         """After missed(): so many of the files were there, or somebody else is at them."""
@@ -168,21 +159,14 @@ class FileAhead:
             self._running += 1
             self._pool.submit(self._run, count).add_done_callback(log_failure)
 
-    def _by_name(self, path: LayerPath) -> _SameName | None:
-        """What a walk by name would want, if it shows now."""
-        directory, name = split_path(path)
-        before, count = self._names.get(name, ("", 0))
-        if before == directory:
-            return None
-        above = directory.split("/")
-        at_same_depth = count and len(before.split("/")) == len(above)
-        count = count + 1 if at_same_depth else 1
-        self._names[name] = directory, count
-        times, rest = divmod(count, SAME_NAME)
-        if not times or rest or times & (times - 1):
-            return None
-        common = os.path.commonpath((f"/{before}", f"/{directory}")).strip("/")
-        return _SameName(common, len(above) - (common.count("/") + 1 if common else 0), name)
+    def _push_same_name(self) -> None:
+        """A walk by name has to wait: more may be fetched, at first and whenever some of it was used."""
+        files = self._name_walk.files()
+        if files:
+            self._stack.append(files)
+        if files or self._allowance.goes_on:
+            self._allowance.sign(BY_NAME)
+            self._batch = BATCH_FILES
 
     def _grant(self, least: int) -> int:
         """How many files to fetch now."""
@@ -245,12 +229,12 @@ class FileAhead:
         self._allowance.spent(count, len(files), len(files))
         return files
 
-    def _expand(self, item: _Rest | _Onward | _Tree | _SameName) -> Iterator[_Item]:
+    def _expand(self, item: _Rest | _Onward | _Tree | SameName) -> Iterator[_Item]:
         """What `item` stands for, in the order of a walk."""
         if isinstance(item, _Tree):
             yield from self._items(item.path, self._entries(item.path))
             return
-        if isinstance(item, _SameName):
+        if isinstance(item, SameName):
             yield from self._of_name(item)
             return
         parent, name = split_path(item.path)
@@ -264,7 +248,7 @@ class FileAhead:
         if parent:
             yield _Onward(parent)
 
-    def _of_name(self, item: _SameName) -> Iterator[_Item]:
+    def _of_name(self, item: SameName) -> Iterator[_Item]:
         entries = self._entries(item.path)
         if not item.depth:
             found = self._items(item.path, [entry for entry in entries if entry.name == item.name])
@@ -272,7 +256,7 @@ class FileAhead:
             return
         for name, stat in entries:
             if stat.type is FileType.DIRECTORY:
-                yield _SameName(join_path(item.path, name), item.depth - 1, item.name)
+                yield SameName(join_path(item.path, name), item.depth - 1, item.name)
 
     def _entries(self, directory: LayerPath) -> list[DirEntry]:
         try:

@@ -79,6 +79,7 @@ class SmallFiles:
         """The bytes, or a descriptor of the store for the caller to close (DiskStore.open()); None if what stands at
         `path` is not what `stat` tells of, or cannot be read now."""
         key = _key(path, stat)
+        self._ahead.opened(path)
         found: bytes | int | None = self._recent.get(key)
         if found is None:
             found = self._kept(key, path, stat)

@@ -53,7 +53,7 @@ class WatchedBackend(InterceptingBackend):
         before = Counter(self.calls)
         yield
         came = [key for key in self.calls - before if key[0] not in allowed]
-        assert not came
+        assert not came, came
 
 
 def write_file(backend: Backend, path: str, data: bytes) -> None:

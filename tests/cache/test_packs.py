@@ -140,9 +140,13 @@ def test_places_are_remembered_up_to_a_limit(store, monkeypatch):
 
 
 def test_a_store_without_room(store, tmp_path, monkeypatch, caplog):
+    def refuse(_descriptor, _data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     mine = Packs(store, "layer")
     with monkeypatch.context() as patch:
         patch.setattr(disk_store.os, "writev", lambda _descriptor, parts: sum(map(len, parts)) // 2)
+        patch.setattr(disk_store.os, "write", refuse)
         assert not mine.put("d", some(0, 3))
     assert files_in(tmp_path) == []
     assert mine.get("d", b"member 0") is None

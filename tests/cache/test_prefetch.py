@@ -40,8 +40,8 @@ class Mount:
         self.content = ContentCache(
             MetadataCache(self.watched, ttl=None, kept=kept), self.store, immutable=True, ahead=4
         )
-        self.content.connect()
         kept.connected(Capabilities(xattrs=True), memory.stat(""), asked_user=False)
+        self.content.connect()
 
     def fill(self, *globs, limit=1 << 40):
         told = []

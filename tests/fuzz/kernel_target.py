@@ -48,7 +48,7 @@ class _Setup(enum.IntFlag):
     """One that offers none of the flags."""
     SHARED_UPPER = 16
     FIRST_IS_INIT = 32
-    """The first record is fed before the INIT that is agreed on."""
+    """The first record is fed before any INIT, and is one itself if it can be agreed on."""
 
 
 def _lower_tree() -> MemoryTree:
@@ -117,14 +117,16 @@ def _run(data: bytes) -> int:
     )
     session = Session(device, Bridge(overlay), settings, errno_of)
     try:
+        agreed = None
         if setup & _Setup.FIRST_IS_INIT and records:
             device.give(records[:1])
             with suppress(OSError):
-                session.handshake()
+                agreed = session.handshake()
             device.abandon()
             records = records[1:]
-        device.give([_init(setup)])
-        session.handshake()
+        if agreed is None:
+            device.give([_init(setup)])
+            session.handshake()
         device.give(records)
         session._work()
         overlay.close()
