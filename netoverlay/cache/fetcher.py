@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 
 from netoverlay.backend_api.backend import Backend
 from netoverlay.backend_api.types import DirEntry, LayerPath, split_path
@@ -12,6 +13,8 @@ from netoverlay.cache.listing import Listing
 from netoverlay.cache.listings import Fetch, Listings
 from netoverlay.cache.open_files import OpenFiles
 from netoverlay.cache.single_flight import outcome
+
+_NAME = itemgetter(0)
 
 
 class ListingFetcher:
@@ -100,6 +103,8 @@ class ListingFetcher:
         return None if found is None else (found.entries, self._listings.store(fetch, found.entries, (), found.extras))
 
     def _store(self, fetch: Fetch, entries: list[DirEntry]) -> Listing:
+        # Programs walk a tree as it is listed, or in the order of names: what is fetched ahead can then suit both.
+        entries.sort(key=_NAME)
         kept = self.kept
         if kept is not None:
             kept.keep_listing(fetch.path, entries)

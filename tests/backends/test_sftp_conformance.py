@@ -35,7 +35,7 @@ def empty_root(factory: pytest.TempPathFactory) -> Path:
 class SftpSuite(BackendSuite):
     transport: ClassVar[str]
     open_files = 3 * SERVER_DESCRIPTORS
-    big_directory = 2_000
+    big_directory = 1_000
     resolves_beneath = False
 
     @pytest.fixture(scope="class")

@@ -165,7 +165,7 @@ def test_many_threads_and_open_files_with_the_credits_that_there_are(tmp_path, c
     (tmp_path / "root" / "many").mkdir(parents=True)
     for number in range(300):
         (tmp_path / "root" / "many" / f"file-{number}").write_bytes(b"%d" % number)
-    threads, open_files = 32, 2000
+    threads, open_files = 32, 1000
     contents = [os.urandom(700_000) for _ in range(threads)]
     with (
         served(tmp_path, settings=(f"smb2 max credits = {credits}",)) as server,

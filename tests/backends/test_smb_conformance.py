@@ -52,7 +52,7 @@ class TestSmbSigned(SmbSuite):
 class TestSmbEncrypted(SmbSuite):
     options: ClassVar[dict[str, Any]] = {"encrypt": True}
     share_settings = ("case sensitive = yes", "mangled names = no")
-    big_directory = 3_000
+    big_directory = 1_500
 
 
 class TestSmbInTheClear(SmbSuite):

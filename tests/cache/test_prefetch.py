@@ -40,6 +40,7 @@ class Mount:
         self.content = ContentCache(
             MetadataCache(self.watched, ttl=None, kept=kept), self.store, immutable=True, ahead=4
         )
+        memory.connect()
         kept.connected(Capabilities(xattrs=True), memory.stat(""), asked_user=False)
         self.content.connect()
 

@@ -13,7 +13,7 @@ from tests.chaos.told import DEADLINE
 
 SEED = 7
 FILES = 4
-FEW = {CUTS: 4, RESTARTS: 2}
+FEW = {CUTS: 3, RESTARTS: 1}
 
 
 @pytest.mark.parametrize("faults", FEW, ids=["cuts", "restarts"])

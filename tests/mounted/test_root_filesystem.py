@@ -50,7 +50,7 @@ INSTALLING = {
     "update": "apt-get -qq update",
     # set-id bits, owners and configuration files; capabilities; alternatives; hard links
     "install": "apt-get -qq --no-install-recommends install at iputils-ping less bzip2",
-    "verify": "dpkg --verify; dpkg --audit; apt-get -qq check",
+    "audit": "dpkg --audit; apt-get -qq check",
     "run what was installed": """
         ping -V
         at -V
@@ -82,7 +82,6 @@ INSTALLING = {
     "make the linker's cache": "ldconfig; ldconfig --print-cache; ldd /usr/bin/apt | cut -d '(' -f 1",
 }
 REMOVING = {
-    "verify": "dpkg --verify; dpkg --audit",
     "list special modes": r"""
         getcap /usr/bin/ping /usr/local/bin/*
         find / -xdev -perm /7000 -printf '%p %M %u:%g\n' | sort""",
