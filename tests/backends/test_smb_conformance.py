@@ -69,6 +69,7 @@ class TestSmbForMacs(SmbSuite):
     big_directory = 500
 
 
+@pytest.mark.long
 class TestSmb21(SmbSuite):
     """The oldest dialect, signed with HMAC; no extended attributes."""
 

@@ -110,7 +110,7 @@ def test_ours_shows_and_goes_on_with_what_theirs_wrote(options: str, tmp_path: P
         assert_alike(ours, facts(top))
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_by_turns(seed: int, tmp_path: Path) -> None:
     layers = Layers(tmp_path, 2, names=("one", "two"))
     options = "redirect_dir=on,metacopy=on,index=on" if seed % 2 else "redirect_dir=on"

@@ -24,7 +24,7 @@ def base(tmp_path: Path) -> Path:
 
 
 @over_both
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_a_signal_ends_it_with_all_that_was_written(tmp_path: Path, lower, base: Path, number: int) -> None:
     mount = OverlayMount(tmp_path / "m", lower(base))
     mount.mount()

@@ -118,6 +118,7 @@ class TestSidecarOverSmb(SmbSuite):
     """As everything is by default: to the server case does not count."""
 
 
+@pytest.mark.long
 class TestSidecarOverSmbWithExactNames(SmbSuite):
     share_settings = ("case sensitive = yes", "mangled names = no")
 

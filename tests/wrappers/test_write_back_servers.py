@@ -44,6 +44,7 @@ class TestOverSftp(BackendSuite):
         return lambda: upper(sftp_backend(sshd, root))
 
 
+@pytest.mark.long  # TestSidecarOverSmb writes back, too
 class TestOverSmb(BackendSuite):
     big_directory = 500
 
