@@ -44,7 +44,7 @@ class TestOverSftp(BackendSuite):
         return lambda: upper(sftp_backend(sshd, root))
 
 
-@pytest.mark.long  # TestSidecarOverSmb writes back, too
+@pytest.mark.long  # of write-back itself TestOverSftp says as much
 class TestOverSmb(BackendSuite):
     big_directory = 500
 
