@@ -11,9 +11,9 @@ from collections import deque
 
 from netoverlay.backend_api.leadership import Awaited
 
-WANTED = 8192
-"""Asked for until the server has granted so many, or no more: what servers grant at most by default."""
-MORE_AT_ONCE = 512
+WANTED = 1024
+"""Asked for until the server has granted so many, or no more."""
+MORE_AT_ONCE = 64
 
 
 class Ticket(Awaited):
