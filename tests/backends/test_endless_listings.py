@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import errno
 import itertools
-import socket
-import struct
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 
 import pytest
 
@@ -18,53 +14,21 @@ from netoverlay.backend_api.errors import EndlessListingError
 from netoverlay.backend_api.listing_limits import ListingLimits
 from netoverlay.cache.metadata import MetadataCache
 from netoverlay.testing.memory_backend import MemoryBackend
-from netoverlay_sftp import listing
-from netoverlay_sftp.channel import SftpChannel
-from netoverlay_sftp.paths import PathMap
-from netoverlay_sftp.protocol import Attributes, PacketType, pack_attributes, pack_string, pack_strings
 from netoverlay_smb import session
 from netoverlay_smb.protocol import Command, FileAttributes
 from netoverlay_smb.status import Status
-from tests.backends.test_sftp_multiplexer import ScriptedServer, started, status
+from tests.backends.scripted_listing import list_scripted
 from tests.fuzz import smb_seeds
 from tests.fuzz.smb_server import How, Protection, ScriptedSocket
 from tests.fuzz.smb_target import _Backend, _QuietEngine, _Setup
 
 Pieces = Iterator[Sequence[str]]
 Lister = Callable[[Pieces, ListingLimits], list[DirEntry]]
-ATTRIBUTES = pack_attributes(Attributes(1, 2, 3, 0o100644, 4, 5))
 LONG = 60.0
 
 
 def list_over_sftp(pieces: Pieces, limits: ListingLimits) -> list[DirEntry]:
-    server = ScriptedServer()
-    channel = SftpChannel(server.stream, LONG)
-    channel.multiplexer = started(server)
-    directory = pack_attributes(Attributes(1, 2, 3, 0o040755, 4, 5))
-
-    def serve() -> None:
-        with suppress(EOFError, OSError):
-            while True:
-                kind, number, _ = server.request()
-                if kind == PacketType.LSTAT:
-                    server.reply(PacketType.ATTRS, number, directory)
-                elif kind == PacketType.OPENDIR:
-                    server.reply(PacketType.HANDLE, number, pack_string(b"h"))
-                elif kind == PacketType.READDIR and (names := next(pieces, None)) is not None:
-                    entries = [pack_strings(name.encode(), b"?") + ATTRIBUTES for name in names]
-                    server.reply(PacketType.NAME, number, struct.pack(">I", len(names)) + b"".join(entries))
-                else:
-                    server.reply(PacketType.STATUS, number, status(1 if kind == PacketType.READDIR else 0))
-
-    serving = threading.Thread(target=serve)
-    serving.start()
-    try:
-        return listing.list_directory(channel, PathMap("/root"), limits, "d")
-    finally:
-        channel.multiplexer.fail("the test is over")
-        server.socket.shutdown(socket.SHUT_RDWR)
-        serving.join()
-        server.close()
+    return list_scripted(([name.encode() for name in names] for names in pieces), limits, "d")
 
 
 class ListingSocket(ScriptedSocket):

@@ -6,11 +6,9 @@ import errno
 import logging
 import os
 import signal
-import struct
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -25,12 +23,8 @@ from netoverlay.backend_api import (
     UnavailableError,
 )
 from netoverlay.backend_api.listing_limits import ListingLimits
-from netoverlay_sftp import listing
-from netoverlay_sftp.channel import SftpChannel
-from netoverlay_sftp.paths import PathMap
-from netoverlay_sftp.protocol import Attributes, PacketType, pack_attributes, pack_string, pack_strings
+from tests.backends.scripted_listing import list_scripted
 from tests.backends.sftp_layer import TRANSPORTS, connected, sftp_backend
-from tests.backends.test_sftp_multiplexer import ScriptedServer, started, status
 from tests.servers.proxy import Proxy
 from tests.servers.sshd import SshServer, descendants
 
@@ -194,37 +188,10 @@ def test_times_that_sftp_cannot_tell_are_refused(sshd, tmp_path, seconds):
 
 def test_names_that_are_none_are_left_out(caplog):
     names = [b".", b"..", b"good", b"", b"a/b", b"../up", b"nul\0", b"\xff"]
-    attributes = pack_attributes(Attributes(1, 2, 3, 0o100644, 4, 5))
-    packet = struct.pack(">I", len(names)) + b"".join(pack_strings(name, b"?") + attributes for name in names)
-    server = ScriptedServer()
-    channel = SftpChannel(server.stream, 20.0)
-    channel.multiplexer = started(server)
-    directory = pack_attributes(Attributes(1, 2, 3, 0o040755, 4, 5))
-
-    def serve() -> None:
-        told = False
-        with suppress(EOFError, OSError):
-            while True:
-                kind, number, _ = server.request()
-                if kind == PacketType.LSTAT:
-                    server.reply(PacketType.ATTRS, number, directory)
-                elif kind == PacketType.OPENDIR:
-                    server.reply(PacketType.HANDLE, number, pack_string(b"h"))
-                elif kind == PacketType.READDIR and not told:
-                    told = True
-                    server.reply(PacketType.NAME, number, packet)
-                else:
-                    server.reply(PacketType.STATUS, number, status(1 if kind == PacketType.READDIR else 0))
-
-    serving = threading.Thread(target=serve)
-    serving.start()
     with caplog.at_level(logging.WARNING):
-        entries = listing.list_directory(channel, PathMap("/root"), ListingLimits(30), "")
+        entries = list_scripted(iter([names]), ListingLimits(30), "")
     assert [entry.name for entry in entries] == ["good", "\udcff"]
     assert len(caplog.records) == 1
-    channel.multiplexer.fail("the test is over")
-    serving.join()
-    server.close()
 
 
 # Connections of all kinds.
