@@ -165,7 +165,9 @@ class Reader:
     """How one open file is read: which blocks will be wanted next; thread-safe.
 
     Reads that each start near the end of the one before are sequential; "near" is a block, for the kernel sends several
-    at once and they overtake each other. The window doubles with each block that is reached, and closes at a jump.
+    at once and they overtake each other. It does so with large ones only: a small one is near within RANDOM_BYTES, lest
+    pages read at random fetch blocks whenever two of them fall together. The window doubles with each block that is
+    reached, and closes at a jump.
     """
 
     def __init__(self, size: int) -> None:
@@ -181,7 +183,7 @@ class Reader:
         """Note a read, and tell what to do for it."""
         block = (offset + size - 1) // BLOCK
         with self._lock:
-            is_jump = abs(offset - self._expected) > BLOCK
+            is_jump = abs(offset - self._expected) > (BLOCK if size >= RANDOM_BYTES else RANDOM_BYTES)
             if is_jump:
                 self._run = self._window = 0
                 self._reached = self._scheduled = block

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from netoverlay.backend_api import Access, AttributeChange, Creation, StaleHandleError, UnavailableError
-from netoverlay.cache.blocks import BLOCK, MAX_WINDOW, RANDOM_BYTES, Reader
+from netoverlay.cache.blocks import BLOCK, MAX_WINDOW, RANDOM_BYTES, Plan, Reader
 from netoverlay.cache.content import ContentCache
 from netoverlay.cache.disk_store import DiskStore
 from netoverlay.cache.file_ahead import AHEAD_FILE
@@ -435,3 +435,10 @@ def test_a_reader_wants_each_block_once_and_none_behind_the_end(moves):
         assert not set(ahead) & set(wanted)
         wanted += ahead
         offset += BLOCK
+
+
+@pytest.mark.parametrize("distance", [BLOCK // 2, -BLOCK // 2])
+def test_pages_at_random_that_fall_into_neighbouring_places_fetch_nothing_more(distance):
+    reader = Reader(40 * BLOCK)
+    for page in (3 * BLOCK, 20 * BLOCK, 20 * BLOCK + distance, 7 * BLOCK):
+        assert reader.note(page, 4096) == Plan(range(0), at_random=True)
