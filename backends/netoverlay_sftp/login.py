@@ -12,9 +12,10 @@ from netoverlay_sftp import host_keys
 from netoverlay_sftp.connection_errors import connection_error, peer_errors
 from netoverlay_sftp.keys import KeyRing, SocketAgent
 from netoverlay_sftp.options import SftpOptions
-from netoverlay_sftp.paramiko_stream import LOG_CHANNEL, Duplex, ParamikoConnection, WatchedSocket, open_transport
+from netoverlay_sftp.paramiko_stream import LOG_CHANNEL, ParamikoConnection, open_transport
 from netoverlay_sftp.ssh_config import HostSettings, host_settings
 from netoverlay_sftp.streams import Liveness
+from netoverlay_sftp.watched_socket import Duplex, WatchedSocket
 
 _CIPHERS = (
     "aes128-gcm@openssh.com",

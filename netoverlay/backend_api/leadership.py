@@ -23,6 +23,8 @@ from netoverlay.backend_api.errors import InterruptedWaitError, UnavailableError
 
 TICK_SECONDS = 0.5
 """The longest that receiving waits before its caller looks at the clocks again."""
+POLL_BELOW_SECONDS = TICK_SECONDS / 2
+"""Only for less is poll(2) worth a system call, where the socket itself waits for TICK_SECONDS (SO_RCVTIMEO)."""
 
 
 class Awaited:
@@ -115,7 +117,7 @@ class LeaderFollower(abc.ABC):
         waker = awaited.waker
         if waker is None or awaited.done:
             self._leave(awaited)
-            return False
+            return awaited.promoted  # one that is no reply may be served after the lead was handed over to it
         try:
             while not self._look_in(waker, awaited):
                 if self._is_over(awaited):
