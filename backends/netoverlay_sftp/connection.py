@@ -29,7 +29,8 @@ class Session:
         """Start SFTP; LayerSetupError, UnavailableError."""
         self._connection = connection
         self._deadline = deadline
-        self._lock = threading.Lock()
+        self._opening = threading.Lock()
+        """Held while a further channel is opened."""
         self._data: list[SftpChannel] = []
         self.metadata = self._open_channel()
         self._data_limit = MAX_DATA_CHANNELS if self.metadata.round_trip >= FAR_SECONDS else 1
@@ -41,24 +42,41 @@ class Session:
         return self._connection.lost
 
     def data_channel(self) -> SftpChannel:
-        """The channel for a file that is opened now: one that is idle, or the least busy one."""
+        """The channel for a file that is opened now: one that is idle, or the least busy one.
+
+        In the latter case the next one may find a further channel, which takes some round trips to open.
+        """
         channel = self.least_busy_channel()
-        if channel.multiplexer.in_flight and len(self._data) < self._data_limit:
-            with self._lock:
-                if len(self._data) < self._data_limit:
-                    self._add_data_channel()
-                    channel = self._data[-1]
+        if channel.multiplexer.in_flight and len(self._data) < self._data_limit and self._opening.acquire(False):
+            thread = threading.Thread(target=self._open_further, name="sftp-channel", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                self._opening.release()
+                raise
         return channel
 
     def least_busy_channel(self) -> SftpChannel:
         """The channel for what is too small to be worth the round trips of a new one."""
         return min(self._data, key=lambda each: each.multiplexer.in_flight)
 
+    def _open_further(self) -> None:
+        try:
+            if len(self._data) < self._data_limit:
+                self._add_data_channel()
+        except OSError as error:  # the connection is lost, which whoever uses it meets
+            _log.debug("%s: no further channel: %s", self.server, error)
+        finally:
+            self._opening.release()
+
     def close(self) -> None:
         """Log out."""
+        self._data_limit = 0
         for channel in [self.metadata, *self._data]:
             channel.multiplexer.fail("the connection is closed")
-        self._connection.close()
+        self._connection.abort()
+        with self._opening:  # what is under way fails now, and uses what close() takes away
+            self._connection.close()
 
     def _open_channel(self) -> SftpChannel:
         stream = self._connection.open_stream()

@@ -23,6 +23,7 @@ from netoverlay.backend_api import (
     UnavailableError,
 )
 from netoverlay.backend_api.listing_limits import ListingLimits
+from netoverlay_sftp.protocol import PacketType, pack_string
 from tests.backends.scripted_listing import list_scripted
 from tests.backends.sftp_layer import TRANSPORTS, connected, sftp_backend
 from tests.servers.proxy import Proxy
@@ -314,3 +315,34 @@ def test_a_failed_connect_leaves_nothing_behind(sshd, tmp_path, transport):
 
 def test_the_identity_is_the_url(sshd, tmp_path):
     assert sftp_backend(sshd, tmp_path).identity() == f"sftp://{sshd.user}@127.0.0.1:{sshd.port}{tmp_path}"
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_nobody_waits_for_a_further_channel(sshd, tmp_path, transport, monkeypatch):
+    """Nor does closing while one is opened leave anything behind."""
+    threads = threading.active_count()
+    (tmp_path / "file").write_bytes(b"data")
+    is_asked, may_open = threading.Event(), threading.Event()
+    with (
+        Proxy(sshd.port, delay=FAR_DELAY) as proxy,
+        connected(sshd, tmp_path, transport=transport, port=proxy.port) as backend,
+    ):
+        session = backend._connector.session()
+        open_stream = session._connection.open_stream
+
+        def open_later():
+            is_asked.set()
+            assert may_open.wait(20)
+            return open_stream()
+
+        monkeypatch.setattr(session._connection, "open_stream", open_later)
+        with backend.open("file", Access.READ) as file:
+            session._data[0].multiplexer.submit(PacketType.FSTAT, pack_string(b"unknown"))  # now it is busy
+            assert read_file(backend, "file") == file.read_at(0, 9) == b"data"
+        assert is_asked.wait(20)
+        assert len(session._data) == 1
+        closing = threading.Thread(target=backend.close)
+        closing.start()
+        may_open.set()
+        closing.join(20)
+    assert_threads_end(threads)
