@@ -18,7 +18,8 @@ from paramiko.common import cMSG_GLOBAL_REQUEST
 from netoverlay.backend_api import LayerSetupError, Readable
 from netoverlay.backend_api.leadership import TICK_SECONDS
 from netoverlay_sftp.connection_errors import connection_error, peer_errors
-from netoverlay_sftp.shared_packets import Inbox, SharedPacketizer
+from netoverlay_sftp.inbox import Inbox
+from netoverlay_sftp.shared_packets import SharedPacketizer
 from netoverlay_sftp.streams import ByteStream, Liveness, SshConnection
 from netoverlay_sftp.watched_socket import MAX_PACKET_BYTES, WatchedSocket
 

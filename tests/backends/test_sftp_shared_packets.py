@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from paramiko.common import MSG_CHANNEL_DATA, MSG_CHANNEL_WINDOW_ADJUST, MSG_GLOBAL_REQUEST, MSG_KEXINIT
 
 from netoverlay.backend_api import Access, Creation
-from netoverlay_sftp.shared_packets import Inbox, SharedPacketizer
+from netoverlay_sftp.inbox import Inbox
+from netoverlay_sftp.shared_packets import SharedPacketizer
 from netoverlay_sftp.streams import Liveness
 from netoverlay_sftp.watched_socket import MAX_PACKET_BYTES, WatchedSocket
 from tests.backends.sftp_layer import connected
