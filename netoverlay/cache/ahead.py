@@ -3,8 +3,9 @@
 A tree is walked one directory after the other, so over a network a walk costs one round trip each. It shows when a
 program lists a directory and then one below it, or when a second directory beside another has to be listed
 (allowance.py). Then the directories beside it are put on a stack, and those below it as soon as they are known, nearest
-first; what a fetch finds to follow goes on the stack too, so the order is that of a walk in depth. Any failure ends it:
-whoever needs the directory meets the error himself.
+first; what a fetch finds to follow goes on the stack too, so the order is that of a walk in depth. Below a hidden
+directory only who lists is taken to walk: git finds by name what it wants of the 256 directories of `.git/objects`.
+Any failure ends it: whoever needs the directory meets the error himself.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 from cachetools import LRUCache
@@ -40,6 +42,27 @@ def log_failure(future: Future[T]) -> None:
         _log.error("a fetch ahead has failed", exc_info=future.exception())
 
 
+class _Thread(threading.local):
+    looks_ahead = False
+
+
+_thread = _Thread()
+
+
+@contextmanager
+def looking_ahead() -> Iterator[None]:
+    """What this thread lists inside is for something that is fetched ahead, and tells of no walk."""
+    _thread.looks_ahead = True
+    try:
+        yield
+    finally:
+        _thread.looks_ahead = False
+
+
+def _is_hidden(path: LayerPath) -> bool:
+    return "/." in f"/{path}"
+
+
 class Ahead:
     """Runs `fetch` on directories that are likely to be wanted, at most `at_once`, in a few threads of its own.
 
@@ -62,6 +85,8 @@ class Ahead:
 
     def listed(self, path: LayerPath) -> None:
         """A program lists the directory `path`, and does not only look for names in it."""
+        if _thread.looks_ahead:
+            return
         with self._lock:
             self._listed[path] = None
 
@@ -70,6 +95,8 @@ class Ahead:
 
         `listed`: for who lists it. `beside()`: the directories that can be fetched next to it.
         """
+        if _thread.looks_ahead or (_is_hidden(path) and not listed):
+            return False
         parent = split_path(path)[0]
         with self._lock:
             is_walk = bool(path) and self._allowance.demand(parent)

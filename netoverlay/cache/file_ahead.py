@@ -23,7 +23,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 from netoverlay.backend_api.errors import UnavailableError
 from netoverlay.backend_api.types import DirEntry, FileStat, FileType, LayerPath, join_path, split_path
-from netoverlay.cache.ahead import log_failure
+from netoverlay.cache.ahead import log_failure, looking_ahead
 from netoverlay.cache.allowance import START_CREDITS, Allowance
 from netoverlay.cache.name_walk import NameWalk, SameName
 
@@ -260,7 +260,8 @@ class FileAhead:
 
     def _entries(self, directory: LayerPath) -> list[DirEntry]:
         try:
-            return self._source.list_dir(directory)
+            with looking_ahead():
+                return self._source.list_dir(directory)
         except UnavailableError:
             raise
         except OSError:

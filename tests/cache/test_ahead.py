@@ -196,3 +196,21 @@ def test_closing_ends_what_is_under_way(layer):
     cache.close()
     left = set(threading.enumerate()) - others
     assert not [thread.name for thread in left if thread.name.startswith("list-ahead")]
+
+
+@pytest.mark.parametrize(("directory", "in_vain"), [("visible", START_CREDITS), (".hidden", 0)])
+def test_names_that_are_looked_for_in_a_hidden_directory_are_no_walk(layer, directory, in_vain):
+    memory, watched, cache = layer
+    memory.mkdir(directory, 0o755)
+    make_tree(memory, 1, 100, directory)
+    cache.connect()
+    wanted = ["", directory, f"{directory}/d017", f"{directory}/d057"]
+    for path in wanted[1:]:
+        cache.stat(path)
+    for path in wanted[2:]:
+        with pytest.raises(FileNotFoundError):
+            cache.stat(join_path(path, "absent"))
+    wait_until_idle(cache._fetcher._ahead)
+    listed = {path for operation, path in watched.calls if operation is Operation.LIST_DIR}
+    assert listed >= set(wanted)
+    assert len(listed) == len(wanted) + in_vain
