@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat as stat_bits
+from collections.abc import Callable
 from typing import Final
 
 from netoverlay import kernel_values as values
@@ -61,12 +62,22 @@ def errno_of(error: OSError) -> int:
 class Bridge(Operations):
     """Serves one overlay."""
 
-    def __init__(self, overlay: Overlay, backing_files: BackingFiles | None = None) -> None:
-        """`backing_files`: where reads and writes may be passed through, if the kernel agrees to that."""
+    def __init__(
+        self,
+        overlay: Overlay,
+        backing_files: BackingFiles | None = None,
+        store: Callable[[int, bytes], object] | None = None,
+    ) -> None:
+        """`backing_files`: where reads and writes may be passed through, if the kernel agrees to that.
+
+        `store`: has the kernel take the content of a file, by its nodeid (Notifier.store()).
+        """
         self._overlay = overlay
         self._backing_files = backing_files
+        self._store = store
         self._passthrough = Passthrough(None)
         self._is_handleless = False
+        self._kernel_has_locks = False
         self._tree = overlay.tree
         self._inodes = overlay.tree.inodes
         self._handles = overlay.handles
@@ -77,8 +88,13 @@ class Bridge(Operations):
 
     def init(self, negotiated: Negotiated) -> None:
         self._is_handleless = abi.InitFlag.NO_OPEN_SUPPORT in negotiated.flags
+        self._kernel_has_locks = not negotiated.flags & (abi.InitFlag.POSIX_LOCKS | abi.InitFlag.FLOCK_LOCKS)
         if abi.InitFlag.PASSTHROUGH in negotiated.flags:
             self._passthrough = Passthrough(self._backing_files)
+        store = self._store
+        # Where pages are not kept at an open, or files are opened without one, nothing can be given with it.
+        if store is not None and self._may_keep and not self._is_handleless:
+            self._overlay.files.first_open.give = lambda inode, content: store(inode.nodeid, content)
 
     def destroy(self) -> None:
         self._overlay.pruner.stop()
@@ -131,6 +147,8 @@ class Bridge(Operations):
             flags = abi.Fopen.PASSTHROUGH
         else:
             flags = abi.Fopen.KEEP_CACHE if self._may_keep and self._validity.is_kept(handle.inode) else 0
+        if self._kernel_has_locks and not handle.writes:
+            flags |= abi.Fopen.NOFLUSH  # close(2) then has nothing to give back, and nothing to tell
         return self._handles.add_file(handle), flags, backing
 
     def _directory_flags(self, inode: DirectoryInode) -> int:
@@ -406,16 +424,20 @@ class Bridge(Operations):
         handle = self._listed(request.nodeid, body.handle)
         directories = self._overlay.directories
         packer = replies.DirectoryPacker(body.size)
+        is_away = False
         with handle.inode.directory_lock:
             for name, ino, kind, position, listed in directories.read_locked(handle, body.offset):
-                try:
-                    entry = None if listed is None else directories.entry_locked(handle, listed)
-                except OSError:
-                    # Listed without attributes, as by READDIR: whoever looks it up is told what is wrong with it.
-                    entry = None
-                else:
-                    if entry is None and listed is not None:
-                        continue
+                entry = None
+                if listed is not None and not is_away:
+                    try:
+                        entry = directories.entry_locked(handle, listed)
+                    except OSError as error:
+                        # Listed without attributes, as by READDIR: whoever looks it up is told what is wrong with it.
+                        # A layer that cannot be reached is not waited for again for each of the other names.
+                        is_away = isinstance(error, UnavailableError)
+                    else:
+                        if entry is None:
+                            continue
                 found = None if entry is None else self._entry(handle.inode, name, entry)
                 if not packer.add_plus(name, ino, kind >> 12, position, found):
                     if entry is not None:

@@ -57,4 +57,4 @@ def open_session(profile: Profile, device: int, overlay: Overlay, settings: Sess
 
         return Pyfuse3Session(device, Bridge(overlay), settings, errno_of)
     channel = Channel(device)
-    return Session(channel, Bridge(overlay, BackingFiles(channel)), settings, errno_of)
+    return Session(channel, Bridge(overlay, BackingFiles(channel), Notifier(channel).store), settings, errno_of)

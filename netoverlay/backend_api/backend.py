@@ -217,6 +217,13 @@ class Backend(abc.ABC):
         """
         return read_one_by_one(self, wanted, unchanging=unchanging)
 
+    def at_hand(self, path: LayerPath, most: int) -> bytes | None:
+        """The content of a file of up to `most` bytes that never changes, if it is on this machine, and else None.
+
+        Of the size that stat() tells. Asks no server. To hand it on is up to wrappers whose open() shows the same.
+        """
+        return None
+
     @abc.abstractmethod
     def space_usage(self) -> SpaceUsage:
         """The space of the file system that holds the root."""

@@ -11,7 +11,7 @@ young that a change could hide in the granularity of its time; and an open file 
 
 from __future__ import annotations
 
-from netoverlay.backend_api.backend import Backend, BackendFile
+from netoverlay.backend_api.backend import BackendFile
 from netoverlay.backend_api.delegate import DelegatingBackend
 from netoverlay.backend_api.errors import NotSupportedError
 from netoverlay.backend_api.types import (
@@ -27,6 +27,8 @@ from netoverlay.cache.blocks import Blocks, block_range
 from netoverlay.cache.cached_file import BlockFile, Origin, WholeFile
 from netoverlay.cache.disk_store import DiskStore
 from netoverlay.cache.keys import layer_key
+from netoverlay.cache.metadata import MetadataCache
+from netoverlay.cache.packs import PACKED_FILE
 from netoverlay.cache.small_files import WHOLE_FILE, SmallFiles, may_keep
 
 DEFAULT_AHEAD = 32
@@ -35,12 +37,17 @@ DEFAULT_AHEAD = 32
 class ContentCache(DelegatingBackend):
     """Serves files that are opened for reading from `store`, which the caller closes, and which others may share.
 
+    `metadata`: the layer, and what version of a file is wanted.
+
     `immutable`: nobody changes the layer, ever. `ahead`: blocks fetched ahead at once, in threads of its own. From the
     first change that is made through it a layer is none that is only read: it is passed through.
     """
 
-    def __init__(self, inner: Backend, store: DiskStore, *, immutable: bool, ahead: int = DEFAULT_AHEAD) -> None:
-        super().__init__(inner)
+    def __init__(
+        self, metadata: MetadataCache, store: DiskStore, *, immutable: bool, ahead: int = DEFAULT_AHEAD
+    ) -> None:
+        super().__init__(metadata)
+        self._metadata = metadata
         self._store = store
         self._immutable = immutable
         self._identity: str | None = None
@@ -82,6 +89,15 @@ class ContentCache(DelegatingBackend):
             if may_keep(stat, immutable=self._immutable):
                 return self._open_cached(self._identity, path, stat)
         return self.inner.open(path, access, create=create, truncate=truncate, mode=mode)
+
+    def at_hand(self, path: LayerPath, most: int) -> bytes | None:
+        if self._identity is None or self._small is None or not self._immutable:
+            return None
+        stat = self._metadata.known(path)
+        if stat is None or not 0 < stat.size <= min(most, PACKED_FILE) or not may_keep(stat, immutable=True):
+            return None
+        content = self._small.at_hand(path, stat)
+        return content if isinstance(content, bytes) else None
 
     def unlink(self, path: LayerPath) -> None:
         self._identity = None

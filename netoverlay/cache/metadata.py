@@ -102,10 +102,15 @@ class MetadataCache(DelegatingBackend):
         try:
             return self._stat(path)
         except UnavailableError:
-            known = self._listings.lookup(path) if self._is_down() else None
-            if isinstance(known, FileStat):
-                return known
-            raise
+            known = self.known(path) if self._is_down() else None
+            if known is None:
+                raise
+            return known
+
+    def known(self, path: LayerPath) -> FileStat | None:
+        """As stat(), without asking the layer; None if that would be needed."""
+        known = self._listings.lookup(path)
+        return known if isinstance(known, FileStat) else None
 
     def list_dir(self, path: LayerPath) -> list[DirEntry]:
         try:

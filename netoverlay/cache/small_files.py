@@ -80,14 +80,28 @@ class SmallFiles:
         `path` is not what `stat` tells of, or cannot be read now."""
         key = _key(path, stat)
         self._ahead.opened(path)
-        found: bytes | int | None = self._recent.get(key)
-        if found is None:
-            found = self._kept(key, path, stat)
+        found = self._here(key, path, stat)
         if found is None:
             found = self._missed(key, path, stat)
+        self._note_use(key)
+        return found
+
+    def at_hand(self, path: LayerPath, stat: FileStat) -> bytes | int | None:
+        """As content(); None if that would have to ask the layer."""
+        key = _key(path, stat)
+        found = self._here(key, path, stat)
+        if found is not None:
+            self._ahead.opened(path)
+            self._note_use(key)
+        return found
+
+    def _here(self, key: _Key, path: LayerPath, stat: FileStat) -> bytes | int | None:
+        data = self._recent.get(key)
+        return self._kept(key, path, stat) if data is None else data
+
+    def _note_use(self, key: _Key) -> None:
         if self._unused.pop(key, False):
             self._ahead.used()
-        return found
 
     def _missed(self, key: _Key, path: LayerPath, stat: FileStat) -> bytes | None:
         """Fetch it, and what comes after it, or wait for who does."""

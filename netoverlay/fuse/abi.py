@@ -333,6 +333,8 @@ NOTIFY_INVAL_INODE_OUT: Final = Struct("=Qqq")
 """ino (the nodeid), off, len. Since 12."""
 NOTIFY_INVAL_ENTRY_OUT: Final = Struct("=QII")
 """parent, namelen, flags (38); the name and a zero byte follow. Since 12."""
+NOTIFY_STORE_OUT: Final = Struct("=QQIxxxx")
+"""nodeid, offset, size; that many bytes follow. Since 15."""
 NOTIFY_PRUNE_OUT: Final = Struct("=I12x")
 """count; that many nodeids of 64 bits follow. Since 45."""
 NOTIFY_DELETE_OUT: Final = Struct("=QQIxxxx")

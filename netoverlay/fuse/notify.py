@@ -3,7 +3,7 @@
 Never call these on a thread that serves a request, before it is answered: the kernel takes the lock of the inode or
 directory concerned, a request on the same one may hold that lock while it waits for its answer, and where the answer
 needs this very thread, both wait for ever. The same goes for a thread that holds a lock of ours which a serving thread
-wants. Call them from a thread of their own, with no lock held.
+wants. Call them from a thread of their own, with no lock held. store() is another case: it has a rule of its own.
 """
 
 from __future__ import annotations
@@ -56,6 +56,22 @@ class Notifier:
         for start in range(0, len(nodeids), _PRUNED_AT_ONCE):
             part = nodeids[start : start + _PRUNED_AT_ONCE]
             self._send(abi.NotifyCode.PRUNE, abi.NOTIFY_PRUNE_OUT.pack(len(part)), array("Q", part).tobytes())
+
+    def store(self, nodeid: int, content: Payload) -> bool:
+        """Put the content of a file, all of it and not nothing, into the kernel's page cache, which then need not read.
+
+        It locks the pages, and overwrites what is there (fuse_notify_store() in fs/fuse/dev.c): only for a file that
+        nobody has open, so that no READ or WRITE holds one of them, and that nobody can open or change until this
+        returns. That may be on the thread that serves its OPEN. The size must be the one that was told, for a larger
+        one would become the file's. False if not all of it was taken: what is missing is read.
+        """
+        head = abi.NOTIFY_STORE_OUT.pack(nodeid, 0, len(content))
+        try:
+            return self._send(abi.NotifyCode.STORE, head, content)
+        except OSError as error:
+            if error.errno != errno.ENOMEM:
+                raise
+            return False
 
     def _send_entry(self, parent: int, name: str, flags: int) -> bool:
         raw = os.fsencode(name)

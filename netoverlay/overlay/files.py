@@ -22,6 +22,7 @@ from netoverlay.backend_api import (
 from netoverlay.backend_api.waiting import about_to_wait
 from netoverlay.overlay.capabilities import CAPABILITY, capability_of
 from netoverlay.overlay.copy_up import CopyUp
+from netoverlay.overlay.first_open import FirstOpen
 from netoverlay.overlay.handles import FileHandle
 from netoverlay.overlay.inodes import FileInode
 from netoverlay.overlay.layers import FOR_EVER_NS
@@ -35,6 +36,7 @@ class Files:
         """`copy_up` is None if the mount has no upper."""
         self._tree = tree
         self._copy_up = copy_up
+        self.first_open = FirstOpen()
 
     def open(
         self, inode: FileInode, access: Access, *, truncate: bool = False, clear_set_ids: bool = False
@@ -48,7 +50,9 @@ class Files:
         try:
             if truncate:
                 self.truncate(inode, 0, clear_set_ids=clear_set_ids)
-            if not self._is_settled(inode):
+            if self._is_settled(inode):
+                self.first_open.note(inode, access)
+            else:
                 with inode.copy_up_lock:
                     self._back_locked(inode, writable=access.writes and inode.in_upper)
         except BaseException:
@@ -233,7 +237,7 @@ class Files:
         inode.switch_file(file, writable=writable)
 
     def _released(self, inode: FileInode) -> None:
-        if self._tree.inodes.released(inode):
+        if self._tree.inodes.released(inode) or inode.holds_nothing:
             return
         with inode.copy_up_lock:
             if inode.handles:

@@ -213,6 +213,7 @@ class FileInode(Inode):
         "retired",
         "target",
         "unnamed",
+        "was_opened",
         "writable",
     )
 
@@ -237,10 +238,17 @@ class FileInode(Inode):
         open, it was opened, and stays so until the kernel has forgotten it: who found it by that name may still ask."""
         self.writable = False
         """`file` is open for writing."""
+        self.was_opened = False
+        """The kernel may have read of it (first_open.py)."""
         self.may_have_set_ids = True
         """A write by an ordinary user has to look: false once one has, until the mode is changed."""
         self.retired: tuple[BackendFile, ...] = ()
         """Earlier `file`s that a read may still be using: closed with the last handle."""
+
+    @property
+    def holds_nothing(self) -> bool:
+        """Whether nothing is open or locked for its handles."""
+        return self.file is None and not self.retired and self.locks is None and self.unnamed is None
 
     def switch_file(self, file: BackendFile, *, writable: bool) -> None:
         """Read through `file` from now on. Preconditions: COPY_UP is held, and a handle counted."""

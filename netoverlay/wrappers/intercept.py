@@ -1,7 +1,7 @@
 """A backend that sends every call to another through one method, around(), which a wrapper overrides.
 
 Only what reaches the transport goes through around(): identity(), appearance(), asks_user(), connection_state(),
-connection_problem() and fileno() answer from memory, and flush() asks nothing of a transport.
+connection_problem(), at_hand() and fileno() answer from memory, and flush() asks nothing of a transport.
 """
 
 from __future__ import annotations

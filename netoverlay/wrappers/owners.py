@@ -69,6 +69,9 @@ class OwnersBackend(DelegatingBackend):
     ) -> BackendFile:
         return _OwnersFile(self.inner.open(path, access, create=create, truncate=truncate, mode=mode), self)
 
+    def at_hand(self, path: LayerPath, most: int) -> bytes | None:
+        return self.inner.at_hand(path, most)
+
     def set_attributes(self, path: LayerPath, change: AttributeChange) -> None:
         self.inner.set_attributes(path, self.in_layer(change))
 

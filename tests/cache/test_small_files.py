@@ -225,3 +225,36 @@ def test_files_beside_one_that_may_not_be_listed(memory, mount):
     one = mount()
     one.watched.before[Operation.LIST_DIR] = lambda path: (_ for _ in ()).throw(os_error(13, path))
     assert {path: one.read(path) for path in contents} == contents
+
+
+def test_what_is_at_hand_is_told_without_asking_the_layer(memory, mount):
+    contents = fill(memory, 2, 20)
+    first = mount()
+    assert first.cache.at_hand("d00/f000", PACKED_FILE) is None
+    assert dict(first.walk()) == contents
+    first.quiesce()
+    second = mount()
+    second.cache.list_dir("d00")
+    asked = second.watched.calls.total()
+    for path, content in contents.items():
+        known = path.startswith("d00/")
+        assert second.cache.at_hand(path, PACKED_FILE) == (content if known else None)
+        assert second.cache.at_hand(path, len(content) - 1) is None
+    assert second.watched.calls.total() == asked
+
+
+def test_what_is_at_hand_counts_as_used_by_the_walk(memory, mount):
+    contents = fill(memory, 1, 1000)
+    one = mount()
+    for path in contents:
+        if one.cache.at_hand(path, PACKED_FILE) is None:
+            one.read(path)
+    one.quiesce()
+    assert len(one.watched.batches) < len(contents) // 10
+
+
+def test_of_a_layer_that_changes_nothing_is_at_hand(memory, mount):
+    fill(memory, 1, 2)
+    one = mount(immutable=False)
+    one.read("d00/f000")
+    assert one.cache.at_hand("d00/f000", PACKED_FILE) is None

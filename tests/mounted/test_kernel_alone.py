@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from netoverlay.overlay.implicit_handles import MOST_FILES
-from tests.mounted.mounting import COMMAND, OverlayMount, layer_table, run
+from tests.mounted.mounting import COMMAND, OverlayMount, layer_table, run, sftp_login
+from tests.servers.sshd import SshServer
 
 ONLY_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="the kernel takes backing files from root only")
 TEXT = "of the base\n"
@@ -64,6 +65,20 @@ def test_what_is_cached_is_opened_and_read_without_a_request(tmp_path: Path) -> 
         assert not first.keys() & {"release", "releasedir"}
         read_all(mount.path)
         assert requests_for(mount, lambda: read_all(mount.path)) == {}
+
+
+def test_only_who_may_have_written_asks_for_something_when_he_closes(tmp_path: Path, sshd: SshServer) -> None:
+    """Where the kernel keeps the locks. Of an upper on a server: it has to tell of what could not be written."""
+    upper, base = tmp_path / "served" / "upper", tmp_path / "base"
+    upper.mkdir(parents=True)
+    (base / "sub").mkdir(parents=True)
+    (base / "sub" / "file").write_text(TEXT)
+    keys = [f'url = "{sshd.url(upper)}"', *sftp_login(sshd), "private = true"]
+    with OverlayMount(tmp_path / "m", layer_table(str(base)), upper_keys=keys) as mount:
+        requests = requests_for(mount, lambda: read_all(mount.path))
+        assert requests["open"] == requests["release"] == 1
+        assert "flush" not in requests
+        assert requests_for(mount, lambda: (mount.path / "sub" / "file").write_text("new"))["flush"] == 1
 
 
 def test_files_stay_what_they_are_for_who_has_them_open(tmp_path: Path) -> None:

@@ -9,8 +9,12 @@ from pathlib import Path
 import pytest
 
 from netoverlay.backend_api import Access, AttributeChange, RenameFlags, UnavailableError
+from netoverlay.bridge import Bridge
+from netoverlay.fuse.abi import Opcode
+from netoverlay.fuse.requests import OpenRequest, ReadRequest, RequestHeader
 from netoverlay.overlay.copies import COPY_ATTEMPTS
 from netoverlay.overlay.creation import Caller
+from netoverlay.overlay.inodes import Inode
 from netoverlay.testing.faults import Faults
 from netoverlay.testing.faulty_backend import FaultyBackend
 from tests.overlay.trees import Mounted, write_tree
@@ -134,6 +138,28 @@ def test_links_that_come_and_go_leave_no_keys_behind(tmp_path: Path) -> None:
 
 def lost() -> UnavailableError:
     return UnavailableError("cut")
+
+
+def test_a_listing_with_attributes_asks_a_layer_that_is_away_but_once(tmp_path: Path) -> None:
+    names = [f"file{number}" for number in range(20)]
+    write_tree(tmp_path / "lower0", {"dir": {}})
+    faults = Faults()
+    overlay = Mounted(tmp_path, wrap_upper=lambda backend: FaultyBackend(backend, faults))
+    for name in names:
+        overlay.create(f"dir/{name}", b"content")
+    directory = overlay.directory_inode("dir")
+    bridge = Bridge(overlay.overlay)
+    raw = bytes(bridge.opendir(asking(Opcode.OPENDIR, directory), OpenRequest(0, 0)) or b"")
+    reading = ReadRequest(int.from_bytes(raw[:8], "little"), 0, 1 << 16, 0, 0, 0)
+    rule = faults.fail("stat", "file.stat", error=lost, times=None)
+    listed = bytes(bridge.readdirplus(asking(Opcode.READDIRPLUS, directory), reading) or b"")
+    assert rule.seen == 1
+    assert all(name.encode() in listed for name in names)
+    overlay.close()
+
+
+def asking(opcode: Opcode, inode: Inode) -> RequestHeader:
+    return RequestHeader(0, opcode, 1, inode.nodeid, os.geteuid(), os.getegid(), os.getpid(), 0)
 
 
 def temporaries(directory: Path) -> list[str]:

@@ -126,6 +126,7 @@ def test_sizes_are_those_of_the_kernel() -> None:
         abi.NOTIFY_INVAL_INODE_OUT: 24,
         abi.NOTIFY_INVAL_ENTRY_OUT: 16,
         abi.NOTIFY_DELETE_OUT: 24,
+        abi.NOTIFY_STORE_OUT: 24,
         abi.NOTIFY_PRUNE_OUT: 16,
     }
     assert [layout.size for layout in sizes] == list(sizes.values())

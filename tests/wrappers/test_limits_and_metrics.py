@@ -26,6 +26,7 @@ ANSWERED_FROM_MEMORY = {
     "connection_problem",
     "fileno",
     "flush",
+    "at_hand",
 }
 FROM_MEMORY = ANSWERED_FROM_MEMORY | {"__init__", "__enter__", "__exit__", "__del__"}
 
