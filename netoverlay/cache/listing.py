@@ -6,6 +6,7 @@ use. The lock of all listings (listings.py) is held for everything here.
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 
 from netoverlay.backend_api.types import FileStat
@@ -18,7 +19,19 @@ MOST_UNPACKED = 50_000
 class Listing:
     """The entries of one directory; None instead of attributes that must be asked for."""
 
-    __slots__ = ("_entries", "_packed", "_size", "ahead", "born", "expires", "extras", "queued", "used", "version")
+    __slots__ = (
+        "__weakref__",
+        "_entries",
+        "_packed",
+        "_size",
+        "ahead",
+        "born",
+        "expires",
+        "extras",
+        "queued",
+        "used",
+        "version",
+    )
 
     def __init__(self, entries: dict[str, FileStat | None], expires: float, born: int) -> None:
         self._entries = entries
@@ -69,12 +82,13 @@ class Listing:
 class Unpacked:
     """The listings that are ready to be looked into: about as many as have `most` names, the others are packed.
 
-    A clock: the oldest goes, unless it was used since it was last considered.
+    A clock: the oldest goes, unless it was used since it was last considered. One that another has replaced is not kept
+    from going.
     """
 
     def __init__(self, most: int = MOST_UNPACKED) -> None:
         self._most = most
-        self._queue: deque[tuple[Listing, int]] = deque()
+        self._queue: deque[tuple[weakref.ref[Listing], int]] = deque()
         self._names = 0
 
     def add(self, listing: Listing) -> None:
@@ -83,8 +97,11 @@ class Unpacked:
             return
         self._append(listing)
         while self._names > self._most and len(self._queue) > 1:
-            oldest, size = self._queue.popleft()
+            reference, size = self._queue.popleft()
             self._names -= size
+            oldest = reference()
+            if oldest is None:
+                continue
             oldest.queued = False
             if oldest.used:
                 oldest.used = False
@@ -96,5 +113,5 @@ class Unpacked:
         # As large as it is now: what it grows by is counted when it comes round.
         size = listing.size + 1
         listing.queued = True
-        self._queue.append((listing, size))
+        self._queue.append((weakref.ref(listing), size))
         self._names += size

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 from netoverlay.backend_api.types import DirEntry, FileStat, FileType
 from netoverlay.cache.listing import Listing, Unpacked
 from netoverlay.cache.listings import Answer, Listings
@@ -48,6 +50,19 @@ def test_the_oldest_that_is_not_used_is_packed():
     for _ in range(10):
         unpacked.add(first)
     assert not third.is_packed
+
+
+def test_one_that_another_has_replaced_is_not_kept():
+    """A directory that is changed is listed again and again: as many listings as have `most` names would stay."""
+    unpacked = Unpacked(most=1000)
+    listing = listing_of("a", "b")
+    replaced = weakref.ref(listing)
+    unpacked.add(listing)
+    del listing
+    assert replaced() is None
+    last = listing_of(*map(str, range(2000)))
+    unpacked.add(last)
+    assert not last.is_packed
 
 
 def test_the_last_one_stays_however_large_it_is():
