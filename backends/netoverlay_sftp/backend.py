@@ -41,6 +41,7 @@ from netoverlay_sftp.protocol import (
     Extension,
     OpenFlags,
     PacketType,
+    StatusCode,
     pack_attributes,
     pack_string,
     pack_strings,
@@ -126,6 +127,8 @@ class SftpBackend(Backend):
         try:
             found = session.metadata.lstat(on_server)
         except StatusError as error:
+            if error.code == StatusCode.NO_SUCH_FILE:
+                self._handles.found_absent(on_server)
             raise diagnosis.of_path(session.metadata, error, on_server, "stat") from error
         return session.metadata.file_stat(found)
 
@@ -259,12 +262,11 @@ class SftpBackend(Backend):
         if old_on_server == new_on_server:
             self.stat(old)
             return
-        with self._handles.removing(new_on_server):
+        with self._handles.renaming(old_on_server, new_on_server), self._handles.removing(new_on_server):
             try:
                 self._rename(session, old_on_server, new_on_server)
             except StatusError as error:
                 raise diagnosis.of_rename(session.metadata, error, old_on_server, new_on_server) from error
-        self._handles.renamed(old_on_server, new_on_server)
 
     def _log_in(self) -> SshConnection:
         if self._options.transport == "ssh":

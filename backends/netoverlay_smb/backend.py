@@ -57,6 +57,7 @@ from netoverlay_smb.outgoing import Link
 from netoverlay_smb.paths import PathMap
 from netoverlay_smb.protocol import PREVIOUS_HANDLE, CreateOptions, Disposition, FileAccess, VolumeClass
 from netoverlay_smb.session import Session
+from netoverlay_smb.status import Status
 from netoverlay_smb.whole_files import Asked
 
 _TIME_UNIT_NS = 100
@@ -274,13 +275,16 @@ class SmbBackend(Backend):
                 if not replace:
                     raise os_error(errno.EEXIST, new)
                 return
-            with self._handles.removing(target), self._handles.released_below(source, self._deadline):
+            with (
+                self._handles.renaming(source, target),
+                self._handles.removing(target),
+                self._handles.released_below(source, self._deadline),
+            ):
                 removal.rename(session, source, target, self._leftovers, replace=replace)
         except StatusError as error:
             self._handles.hold_locks()
             raise diagnosis.of_rename(session, error, source, target, replace=replace) from error
         self._paths.renamed(old, new)
-        self._handles.renamed(source, target)
         self._handles.hold_locks()
 
     def symlink(self, path: LayerPath, target: str) -> None:
@@ -380,6 +384,8 @@ class SmbBackend(Backend):
         try:
             return look.at(session, on_server, self._appearance)
         except StatusError as error:
+            if error.status == Status.OBJECT_NAME_NOT_FOUND:
+                self._handles.found_absent(on_server)
             raise diagnosis.of_path(session, error, on_server, operation) from error
 
     def _known_facts(self) -> ShareFacts:

@@ -1,7 +1,8 @@
 """Take names away from files that anybody may have open: servers keep the name of such a file until its last close.
 
 So a file that is open somewhere is first given a name that no listing of ours shows, and deleted under that one. What
-has it open keeps it, its old name is free at once, and nothing of it is left after the last close.
+has it open keeps it, its old name is free at once, and nothing of it is left after the last close. It goes to the
+layer's root, for Samba does not rename or remove a directory that such a file is in.
 
 At least if the server keeps to that. One that crashes meanwhile forgets to delete, and so does Samba if the last close
 is that of a connection which has not heard yet that the file was renamed. Hence Leftovers.
@@ -29,6 +30,8 @@ from netoverlay_smb.status import Status
 DELETING = FileAccess.DELETE | LOOK
 TARGET_IN_USE = frozenset({Status.ACCESS_DENIED, Status.SHARING_VIOLATION, Status.DELETE_PENDING})
 """What servers say of a rename over a file that somebody has open; and of some other things."""
+_NO_PLACE = frozenset({Status.ACCESS_DENIED, Status.NOT_SAME_DEVICE})
+"""What servers say of a rename into a directory where the file cannot go."""
 _REPLACE_ATTEMPTS = 5
 """Others may open what has just been put there."""
 _MOST_LEFT = 1000
@@ -93,8 +96,7 @@ def _deleting(path: bytes) -> tuple[Body, Body, Body]:
 
 def _remove_open(session: Session, path: bytes) -> bytes:
     """Returns the hidden name."""
-    hidden = _hidden_beside(path)
-    patiently(lambda: session.call(_opening(path), commands.rename(hidden, replace=False), commands.close()))
+    hidden = _hide(session, path)
     try:
         session.call(*_deleting(hidden))
     except StatusError as error:
@@ -106,6 +108,25 @@ def _remove_open(session: Session, path: bytes) -> bytes:
             session.call(_opening(hidden), commands.rename(path, replace=False), commands.close())
             raise
     return hidden
+
+
+def _hide(session: Session, path: bytes) -> bytes:
+    """Returns the hidden name: in the layer's root, or beside `path` where it may not go there."""
+    name = f"{HIDDEN_PREFIX}{secrets.token_hex(8)}"
+    directory, _, _ = names.decode_utf16(path).rpartition(names.decode_utf16(SEPARATOR))
+    aside, beside = (join(names.encode_utf16(place), name) for place in (session.root, directory))
+    try:
+        _rename_open(session, path, aside)
+    except StatusError as error:
+        if error.status not in _NO_PLACE or aside == beside:
+            raise
+        _rename_open(session, path, beside)
+        return beside
+    return aside
+
+
+def _rename_open(session: Session, path: bytes, hidden: bytes) -> None:
+    patiently(lambda: session.call(_opening(path), commands.rename(hidden, replace=False), commands.close()))
 
 
 def _remove_read_only(session: Session, path: bytes) -> None:
@@ -198,8 +219,3 @@ def _put_aside(session: Session, path: bytes, refused: StatusError, leftovers: L
     except StatusError as error:
         if error.status != Status.OBJECT_NAME_NOT_FOUND:  # a directory, say: so that was not why
             raise refused from None
-
-
-def _hidden_beside(path: bytes) -> bytes:
-    directory, _, _ = names.decode_utf16(path).rpartition(names.decode_utf16(SEPARATOR))
-    return join(names.encode_utf16(directory), f"{HIDDEN_PREFIX}{secrets.token_hex(8)}")

@@ -4,7 +4,7 @@ An open file borrows its handle while it is in use; when there is none, because 
 was needed elsewhere, it is opened again, by path. Two things follow:
 
 - A file whose name is removed or replaced through this backend must keep its handle, since no path leads to it any
-  more; and one whose name changes must learn the new one.
+  more; and one whose name changes must learn the new one, also if no answer came and it turns out later that it did.
 - A file that is opened again must be the same one, else it is stale (ESTALE). What tells that is the backend's
   business; where it is size and time, a change through this backend has to be remembered.
 
@@ -22,7 +22,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from netoverlay.backend_api.errors import StaleHandleError, os_error
+from netoverlay.backend_api.errors import StaleHandleError, UnavailableError, os_error
 
 H = TypeVar("H")
 
@@ -81,6 +81,8 @@ class HandleTable(abc.ABC, Generic[F, H]):
         self._lock = threading.Lock()
         self._places: dict[bytes, Place[F]] = {}
         self._openings: dict[bytes, list[Opening]] = {}
+        self._unanswered: dict[bytes, bytes] = {}
+        """The renames of which it is not known whether they were done, by the old path."""
 
     @abc.abstractmethod
     def _is_usable(self, handle: H) -> bool:
@@ -194,6 +196,7 @@ class HandleTable(abc.ABC, Generic[F, H]):
                         raise
             yield
             with self._lock:
+                self._unanswered.pop(path, None)
                 for file in files:
                     self._forget_path(file)
 
@@ -223,10 +226,35 @@ class HandleTable(abc.ABC, Generic[F, H]):
                                 self._doubt(file)
             yield
 
+    @contextmanager
+    def renaming(self, old: bytes, new: bytes) -> Iterator[None]:
+        """Around a rename: whatever was at `old`, or below it, is at `new` then; at either if no answer comes."""
+        try:
+            yield
+        except UnavailableError:
+            with self._lock:
+                if any(self._is_within(path, old) for path in self._places):
+                    self._unanswered[old] = new
+            raise
+        self.renamed(old, new)
+
+    def found_absent(self, path: bytes) -> bool:
+        """Nothing is at `path`: so a rename was done that moved it, if there was one without an answer (True)."""
+        new = self._unanswered.get(path)
+        if new is None:
+            return False
+        self.renamed(path, new)
+        return True
+
     def renamed(self, old: bytes, new: bytes) -> None:
         """Whatever was at `old`, or below it, is now at `new`."""
         below = old + self._separator
         with self._lock:
+            self._unanswered.pop(old, None)
+            self._unanswered = {
+                self._after_rename(source, old, new): self._after_rename(target, old, new)
+                for source, target in self._unanswered.items()
+            }
             moved = [path for path in self._places if path == old or path.startswith(below)]
             for path in moved:
                 place = self._places.pop(path)
@@ -247,6 +275,12 @@ class HandleTable(abc.ABC, Generic[F, H]):
                 place = self._places.setdefault(file.path, Place())
                 place.files.add(file)
                 place.changed |= changed
+
+    def _is_within(self, path: bytes, top: bytes) -> bool:
+        return path == top or path.startswith(top + self._separator)
+
+    def _after_rename(self, path: bytes, old: bytes, new: bytes) -> bytes:
+        return new + path[len(old) :] if self._is_within(path, old) else path
 
     # Under the lock.
 
@@ -317,7 +351,7 @@ class HandleTable(abc.ABC, Generic[F, H]):
                 raise StaleHandleError("the file was removed, and the connection that held it open was lost")
             handle = self._reopen_at(file, path)
             if handle is None:
-                if file.path == path:
+                if file.path == path and not self.found_absent(path):
                     raise StaleHandleError("what stands where the file was is no longer the file that was opened")
                 continue  # it was renamed meanwhile
             try:

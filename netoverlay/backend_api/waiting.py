@@ -6,9 +6,10 @@ it is about to wait does not know the channel, so it calls about_to_wait() here,
 own threads. On a thread without a hook it does nothing.
 
 A request makes many calls of a layer, waits for locks that other requests hold, and tries again. However many these
-are, it gives up on a layer when that has answered nobody for the layer's deadline while the request waited, or when it
-has lost so much time with calls that failed, of a server that comes and goes: so the deadlines of its calls do not add
-up, nor those of requests that queue for one lock. What a server that answers takes time for does not count.
+are, it gives up on a layer when the layer's deadline is over since it began, or when it has lost so much time with
+calls that failed, of a server that comes and goes: so the deadlines of its calls do not add up, nor those of requests
+that queue for one lock. What a server that answers takes time for does not count: it waits for a silent layer as long
+as that was not silent before, if that is longer, but for no more than a deadline.
 """
 
 from __future__ import annotations
@@ -31,13 +32,15 @@ local disks are not ended by one, and programs with timers, or children that end
 class Patience:
     """With one layer: how long requests wait for it, each of them over all its calls."""
 
-    __slots__ = ("deadline", "heard_at")
+    __slots__ = ("asked_at", "deadline", "heard_at")
 
     def __init__(self, deadline: float) -> None:
         """`deadline` in seconds."""
         self.deadline = deadline
         self.heard_at = -math.inf
         """When the layer last answered anybody, on the clock of time.monotonic()."""
+        self.asked_at = -math.inf
+        """When somebody first asked it something after that."""
 
 
 class _Thread(threading.local):
@@ -75,20 +78,23 @@ def about_to_wait() -> None:
     if hook is not None:
         hook()
         if _thread.began_at is None:
-            _thread.began_at = time.monotonic()
+            _begin()
+
+
+def _begin() -> None:
+    _thread.began_at, _thread.lost = time.monotonic(), 0.0
 
 
 def request_done() -> None:
     """The request that this thread served is answered: how long the next one waits begins anew."""
     _thread.began_at = None
-    _thread.lost = 0.0
 
 
 @contextmanager
 def as_one_request() -> Iterator[None]:
     """What is waited for inside counts together, also on a thread that serves no requests."""
-    before, _thread.began_at = (_thread.began_at, _thread.lost), time.monotonic()
-    _thread.lost = 0.0
+    before = (_thread.began_at, _thread.lost)
+    _begin()
     try:
         yield
     finally:
@@ -107,14 +113,17 @@ def waiting_at_most(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def asking(patience: Patience) -> Iterator[None]:
-    """A layer is asked inside. Of several around each other the outermost counts."""
+    """A layer is asked inside, which may take long. Of several around each other the outermost counts."""
     if _thread.patience is not None:
         yield
         return
+    about_to_wait()  # so that a request has begun, and goes on when this call of it ends
     _thread.patience = patience
     is_work = _thread.began_at is None
     if is_work:
-        _thread.began_at, _thread.lost = time.monotonic(), 0.0
+        _begin()
+    if patience.asked_at < patience.heard_at:
+        patience.asked_at = time.monotonic()
     try:
         yield
     finally:
@@ -142,7 +151,9 @@ def give_up_at(deadline: float) -> float:
     if patience is None or began_at is None:
         return now + deadline
     most = min(patience.deadline, _thread.at_most)
-    return min(now + deadline, now + most - _thread.lost, max(began_at, patience.heard_at) + most)
+    silent_since = max(began_at, patience.heard_at, patience.asked_at)
+    longer = silent_since + min(most, silent_since - began_at)
+    return min(now + deadline, now + most - _thread.lost, max(began_at + most, longer))
 
 
 def is_interrupted() -> bool:

@@ -17,7 +17,7 @@ from typing import ParamSpec, TypeVar
 from netoverlay.backend_api.backend import Backend
 from netoverlay.backend_api.errors import LayerSetupError, UnavailableError
 from netoverlay.backend_api.types import Capabilities, FileStat
-from netoverlay.backend_api.waiting import Patience, about_to_wait, asking, check_interrupted, give_up_at
+from netoverlay.backend_api.waiting import Patience, asking, check_interrupted, give_up_at
 from netoverlay.wrappers.intercept import InterceptingBackend, Operation
 
 P = ParamSpec("P")
@@ -127,7 +127,6 @@ class AvailabilityBackend(InterceptingBackend):
 
     def _wait(self) -> None:
         """Return when the layer can be asked; UnavailableError if it cannot, or not in time."""
-        about_to_wait()
         self._wanted.set()
         end = give_up_at(self._deadline)
         while True:

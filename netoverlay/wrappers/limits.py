@@ -1,8 +1,8 @@
 """Hold a backend to a number of calls at once, and let the reader of requests go before any of them waits.
 
 Every call of a networked backend can wait for its server. Before it does, the thread that serves the request hands the
-reading of the kernel channel over (waiting.about_to_wait), here, so that backends need not. The bound keeps a slow
-server from holding every thread of the process.
+reading of the kernel channel over (waiting.asking), here at the latest, so that backends need not. The bound keeps a
+slow server from holding every thread of the process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from netoverlay.backend_api.waiting import (
     LOOK_SECONDS,
     SLOW_SECONDS,
     Patience,
-    about_to_wait,
     answered,
     asking,
     check_interrupted,
@@ -52,7 +51,6 @@ class LimitedBackend(InterceptingBackend):
         self._patience = Patience(deadline)
 
     def around(self, operation: Operation, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        about_to_wait()
         with asking(self._patience):
             if operation in _WITHOUT_SLOT:
                 return function(*args, **kwargs)

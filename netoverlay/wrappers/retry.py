@@ -36,7 +36,7 @@ from netoverlay.backend_api.types import (
     XattrMode,
     join_path,
 )
-from netoverlay.backend_api.waiting import Patience, about_to_wait, asking, check_interrupted, give_up_at, lost_since
+from netoverlay.backend_api.waiting import Patience, asking, check_interrupted, give_up_at, lost_since
 from netoverlay.wrappers.intercept import InterceptingBackend, Operation
 
 P = ParamSpec("P")
@@ -226,6 +226,8 @@ class RetryingBackend(InterceptingBackend):
                 return call()
             except FileExistsError as error:
                 # The first try may have arrived after the look.
+                if self._makes_alone(path):
+                    raise UnavailableError(f"{operation} of {path!r} has arrived late") from error
                 raise UnknownOutcomeError(operation, path) from error
 
         return self._resolve(call, again)
@@ -305,7 +307,6 @@ class RetryingBackend(InterceptingBackend):
         )(again)
 
     def _sleep(self, seconds: float) -> None:
-        about_to_wait()
         began_at = time.monotonic()
         end = began_at + seconds
         while (left := end - time.monotonic()) > 0 and not self._closing.wait(min(left, _INTERRUPT_SECONDS)):

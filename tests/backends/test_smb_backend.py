@@ -329,19 +329,25 @@ def test_a_directory_in_which_others_have_something_open_is_renamed(backend, tmp
     assert read_file(backend, "other/file") == b"held"
 
 
-def test_a_directory_from_which_something_open_was_removed(backend, tmp_path):
-    """It is empty for whoever looks, and gone once that is closed."""
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_a_directory_from_which_something_open_was_removed(backend, tmp_path, how):
+    """It is like any other: what is open has gone out of it."""
     (tmp_path / "directory").mkdir()
     write_file(backend, "directory/file", b"held")
     with backend.open("directory/file", Access.READ) as file:
-        backend.unlink("directory/file")
-        assert names_in(backend, "directory") == []
-        with raises(errno.ENOTEMPTY):
-            backend.rmdir("directory")
+        if how == "replaced":
+            write_file(backend, "new", b"new")
+            backend.rename("new", "directory/file")
+        else:
+            backend.unlink("directory/file")
+        backend.rename("directory", "other")
+        assert names_in(backend) == ["other"]
+        if how == "replaced":
+            backend.unlink("other/file")
+        backend.rmdir("other")
+        assert names_in(backend) == []
         assert file.read_at(0, 100) == b"held"
-    assert eventually(lambda: os.listdir(tmp_path / "directory") == [])
-    backend.rmdir("directory")
-    assert os.listdir(tmp_path) == []
+    assert eventually(lambda: os.listdir(tmp_path) == [])
 
 
 def test_what_a_crash_of_the_server_leaves_of_removed_files_keeps_no_directory(backend, tmp_path):
@@ -629,6 +635,20 @@ def as_nobody(monkeypatch) -> Iterator[tuple[SmbBackend, Path]]:
 
 def smb_backend_at(url: str, **options: object) -> SmbBackend:
     return PLUGIN.create(parse_url(url), SmbOptions(**options), PATIENCE)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only a server that root runs has other users")
+def test_what_is_open_is_removed_where_nothing_may_be_put_into_the_root(as_nobody):
+    backend, root = as_nobody
+    (root / "directory").mkdir()
+    (root / "directory").chmod(0o777)
+    write_file(backend, "directory/file", b"held")
+    with backend.open("directory/file", Access.READ) as file:
+        backend.unlink("directory/file")
+        assert names_in(backend, "directory") == []
+        assert len(hidden_names(root / "directory")) == 1
+        assert file.read_at(0, 100) == b"held"
+    assert eventually(lambda: os.listdir(root / "directory") == [])
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only a server that root runs has other users")

@@ -24,6 +24,7 @@ from netoverlay.backend_api import UnavailableError
 from netoverlay.backend_api.leadership import TICK_SECONDS
 from netoverlay_smb import commands
 from netoverlay_smb.commands import Body
+from netoverlay_smb.credits import Ticket
 from netoverlay_smb.engine import MAX_OWED, Engine, Request
 from netoverlay_smb.frames import MAX_FRAME_BYTES
 from netoverlay_smb.outgoing import Link
@@ -1178,6 +1179,36 @@ def test_a_leader_that_has_its_reply_hands_over(server, pool):
     for asked in sorted(server.requests(5), key=lambda each: each.body[56]):
         server.answer(Answer.to(asked, asked.body))
         assert waiting[asked.body[56]].result(LONG)[0].body == asked.body
+
+
+class ServedAsItLooks(Ticket):
+    """Another thread hands the lead over to who waits for it, and then it is served, just before that one looks."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(1, time.monotonic() + LONG)
+        self.engine = engine
+        self.looks = 0
+        self.is_served = False
+
+    @property
+    def done(self) -> bool:
+        self.looks += 1
+        if self.looks == 2:
+            self.engine._hand_over()
+            self.is_served = True
+        return self.is_served
+
+    @done.setter
+    def done(self, done: bool) -> None:
+        assert not done
+
+
+@pytest.mark.parametrize("protection", ["plain"])
+def test_the_lead_is_not_lost_with_who_is_served_as_it_is_handed_over(server, pool):
+    until(lambda: not server.engine._led)
+    server.engine._led = True
+    server.engine.await_arrival(ServedAsItLooks(server.engine))
+    assert not server.engine._led
 
 
 # The end.

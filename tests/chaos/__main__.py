@@ -7,7 +7,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 from tests.chaos.cuts import Faulty
 from tests.chaos.faults import CUTS, RESTARTS, Fault
 from tests.chaos.kills import Kills
-from tests.chaos.sites import KINDS, REMOTE_KINDS, started, started_behind_proxy
+from tests.chaos.sites import KINDS, REMOTE_KINDS, Site, started, started_behind_proxy
 from tests.chaos.soak import Soak
 from tests.chaos.summary import Summary, say
 from tests.chaos.told import DEADLINE
@@ -25,6 +26,9 @@ _CUTS = 200
 _RESTARTS = 50
 _OPERATIONS = 10_000_000
 _PROCESSES = 3
+_UPPERS = ("local", "private", *REMOTE_KINDS)
+"""Of a long load: a directory of this machine, which others could use as well, or which nobody else uses; on a server,
+where nobody else uses it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +62,28 @@ def _restarts_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _soak_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", choices=KINDS, required=True, help="of the server that has the base")
+    parser.add_argument("--upper", choices=_UPPERS, default=_UPPERS[0], help="where the upper is")
     parser.add_argument("--operations", type=int, default=_OPERATIONS, help="how many, of all programs together")
     parser.add_argument("--processes", type=int, default=_PROCESSES, help="how many programs")
 
 
 def _soak(arguments: argparse.Namespace, place: Path) -> Summary:
-    with started(arguments.kind, place) as site:
-        return Soak(site, place, arguments.seed, arguments.processes).run(arguments.operations)
+    with started(arguments.kind, place) as site, _soak_upper(arguments.upper, site, place) as (upper, keys):
+        return Soak(site, place, arguments.seed, arguments.processes, upper, keys).run(arguments.operations)
+
+
+@contextmanager
+def _soak_upper(upper: str, site: Site, place: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Its directory, and the keys of its table; on the server that has the base if that is of the same kind."""
+    kind = upper if upper in REMOTE_KINDS else "local"
+    private = f"private = {str(upper != _UPPERS[0]).lower()}"
+    if kind == site.kind:
+        directory = place / "served" / "upper"
+        yield directory, [*site.keys(directory), private]
+        return
+    with started(kind, place / "beside") as other:
+        directory = place / "beside" / "served" / "upper"
+        yield directory, [*other.keys(directory), private]
 
 
 def _faulty(kinds: tuple[Fault, ...], arguments: argparse.Namespace, place: Path) -> Summary:

@@ -11,16 +11,14 @@ import os
 import random
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 from tests.chaos.daemons import Daemon, MountError
 from tests.chaos.faults import Fault, Faults
 from tests.chaos.leftovers import leftovers
-from tests.chaos.processes import context
+from tests.chaos.processes import at_work
 from tests.chaos.programs import Git, Program, Rsync, some_bytes
 from tests.chaos.random_io import work
 from tests.chaos.sites import ProxiedSite
@@ -131,13 +129,14 @@ class _Run:
     def _work_under(self, faults: Faults) -> None:
         """Until all were made; then the programs finish what they are at."""
         programs = self._programs()
-        with self._at_random() as ends:
+        at_random = [(self._top / name, self._known[name], f"{self._rng.random()}") for name in _RANDOM]
+        with at_work(work, at_random) as ends:
             for program in programs:
                 program.start()
             faults.wait()
             for program in programs:
                 program.ask_to_stop()
-            for name, end in ends.items():
+            for name, end in zip(_RANDOM, ends, strict=True):
                 end.send(None)
                 if not end.poll(_FINISH_SECONDS):
                     raise TimeoutError(f"{name} does not come to an end")
@@ -159,24 +158,6 @@ class _Run:
             (self._top / name).mkdir()
             made.append(kind(self._top / name, self._beside / name, random.Random(self._rng.random())))
         return made
-
-    @contextmanager
-    def _at_random(self) -> Iterator[dict[str, Connection]]:
-        """The programs that read and write at random, by name: they end when something is sent."""
-        ends: dict[str, Connection] = {}
-        processes = []
-        for name in _RANDOM:
-            ends[name], other = context.Pipe()
-            given = (self._top / name, self._known[name], f"{self._rng.random()}", other)
-            processes.append(context.Process(target=work, args=given))
-            processes[-1].start()
-            other.close()
-        try:
-            yield ends
-        finally:
-            for process in processes:
-                process.kill()
-                process.join()
 
     def _compare_everywhere(self) -> None:
         through_mount = self._shown("on the mount")

@@ -9,8 +9,7 @@ import json
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -19,7 +18,7 @@ from tests.chaos.daemons import Daemon, MountError
 from tests.chaos.everything import Everything
 from tests.chaos.growth import Sample, growths
 from tests.chaos.observe import observe
-from tests.chaos.processes import context
+from tests.chaos.processes import at_work
 from tests.chaos.sites import Site
 from tests.chaos.soak_base import make_soak_base
 from tests.chaos.soak_model import Ended, Progress
@@ -37,20 +36,26 @@ _TOLD_AT_ONCE = 20
 
 @dataclass(frozen=True, slots=True)
 class Soak:
-    """Where the base is, and how many programs work; the upper is a directory of this machine."""
+    """Where base and upper are, and how many programs work."""
 
     site: Site
     place: Path
     """An empty directory, which the site has below `served`."""
     seed: int
     processes: int
+    upper: Path | None = None
+    """None: a directory of this machine, which others could use as well."""
+    upper_keys: Sequence[str] = ()
+    """Of the table `[upper]`, unless it is that."""
 
     def run(self, operations: int) -> Summary:
         """So many operations of all the programs together, or some more."""
         base = self.place / "served" / "base"
         files = _FEWEST_BASE_FILES + operations // self.processes // _OPERATIONS_PER_BASE_FILE
         make_soak_base(base, self.processes, files)
-        mount = OverlayMount(self.place / "mount", self.site.lower(base), private=False)
+        mount = OverlayMount(
+            self.place / "mount", self.site.lower(base), upper=self.upper, upper_keys=self.upper_keys, private=False
+        )
         return _Run(Daemon(mount), [f"{self.seed}.{number}" for number in range(self.processes)], files).run(operations)
 
 
@@ -71,7 +76,7 @@ class _Run:
         try:
             self._daemon.start()
             pid = int(self._status()["mount"]["pid"])
-            with self._programs(operations // len(self._seeds)) as ends:
+            with at_work(_work, self._programs(operations // len(self._seeds))) as ends:
                 self._follow(ends, pid, max(operations // _SAMPLES, 1))
             self._requests += Counter(self._status()["requests"])
             self._judge()
@@ -94,23 +99,9 @@ class _Run:
         status: dict[str, dict[str, int]] = mounts[0]["status"]
         return status
 
-    @contextmanager
-    def _programs(self, operations: int) -> Iterator[list[Connection]]:
-        """They work, and tell of it, and what they know when they have done so many operations."""
-        ends, processes = [], []
-        for number, seed in enumerate(self._seeds):
-            end, other = context.Pipe(duplex=False)
-            given = (self._daemon.path, number, self._files, seed, operations, other)
-            processes.append(context.Process(target=_work, args=given))
-            processes[-1].start()
-            other.close()
-            ends.append(end)
-        try:
-            yield ends
-        finally:
-            for process in processes:
-                process.kill()
-                process.join()
+    def _programs(self, operations: int) -> list[tuple[object, ...]]:
+        """What each of them is given: so many operations to do."""
+        return [(self._daemon.path, number, self._files, seed, operations) for number, seed in enumerate(self._seeds)]
 
     def _follow(self, ends: list[Connection], pid: int, every: int) -> None:
         left = list(ends)

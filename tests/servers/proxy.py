@@ -11,6 +11,8 @@ with Proxy(server.port) as proxy:
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import os
 import queue
 import socket
 import struct
@@ -22,7 +24,9 @@ from typing import Self
 CHUNK_BYTES = 1 << 18
 PART_SECONDS = 0.02
 """After which a part of a reply has arrived."""
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, zero seconds: close() sends RST
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, zero seconds: close() sends RST
+_NO_ADDRESS = struct.pack("=H14x", socket.AF_UNSPEC)
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Proxy:
@@ -57,10 +61,7 @@ class Proxy:
             self._sockets.clear()
             self.cuts += bool(sockets)
         for end in sockets:
-            with contextlib.suppress(OSError):  # it may be closed by its pump already
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-                end.shutdown(socket.SHUT_RD)
-            end.close()
+            _reset(end)
 
     def cut_in_reply(self) -> None:
         """Reset every connection when a half of the next that a server sends has passed."""
@@ -83,6 +84,11 @@ class Proxy:
         self._flowing.set()
         self.cut()
 
+    def descriptors(self) -> list[int]:
+        """Of its connections, both ends."""
+        with self._lock:
+            return [end.fileno() for end in self._sockets]
+
     def _accept(self) -> None:
         while True:
             try:
@@ -91,8 +97,7 @@ class Proxy:
                 return
             self.accepted += 1
             if self._refusing:
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-                client.close()
+                _reset(client)
                 continue
             try:
                 server = socket.create_connection(("127.0.0.1", self._target_port))
@@ -161,3 +166,17 @@ class Proxy:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _reset(end: socket.socket) -> None:
+    """Close it, and have the peer told by RST at once.
+
+    close() alone tells it only when no process has the socket any more. One that is being started has all of ours until
+    its program runs; and it may be waiting, in chdir(2) to a mount, for the very server that this connection leads to.
+    """
+    with contextlib.suppress(OSError):  # it may be closed by its pump already
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        end.shutdown(socket.SHUT_RD)  # who receives returns
+        if _libc.connect(end.fileno(), _NO_ADDRESS, len(_NO_ADDRESS)):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    end.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -57,21 +58,46 @@ def test_the_calls_of_a_request_share_a_deadline_and_requests_do_not():
     assert patience_left(patience) > first
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that the test sets."""
+    found = SimpleNamespace(now=time.monotonic())
+    monkeypatch.setattr(time, "monotonic", lambda: found.now)
+    return found
+
+
+def answer(patience):
+    with asking(patience):
+        answered()
+
+
 @pytest.mark.usefixtures("serving")
-def test_a_layer_that_answers_anybody_is_waited_for():
-    patience, other = Patience(DEADLINE), Patience(DEADLINE)
+@pytest.mark.parametrize(
+    ("answered_after", "given_up_after"), [(0.0, 1000.0), (500.0, 1000.0), (700.0, 1400.0), (5000.0, 6000.0)]
+)
+def test_a_silent_layer_is_waited_for_as_long_as_it_was_not(clock, answered_after, given_up_after):
+    """And until its deadline is over in any case: what a request that was short waits is no longer."""
+    patience = Patience(DEADLINE)
     about_to_wait()
-    first = patience_left(patience)
-    time.sleep(0.01)
-
-    def answer():
-        with asking(patience):
-            answered()
-
+    began_at = clock.now
+    clock.now += answered_after
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(answer).result(60)
-    assert patience_left(patience) > first
-    assert patience_left(other) == first
+        pool.submit(answer, patience).result(60)
+    assert patience_left(patience) == min(began_at + given_up_after, clock.now + DEADLINE)
+    clock.now += 300.0
+    assert patience_left(patience) == began_at + given_up_after
+
+
+@pytest.mark.usefixtures("serving")
+def test_a_layer_that_nobody_asks_is_not_silent(clock):
+    patience = Patience(DEADLINE)
+    answer(patience)
+    request_done()
+    about_to_wait()
+    clock.now += 5000.0  # for a lock
+    assert patience_left(patience) == clock.now + DEADLINE
+    clock.now += DEADLINE + 1.0
+    assert patience_left(patience) == clock.now - 1.0
 
 
 def test_work_in_the_background_has_a_deadline_for_each_call_unless_it_says_so():
@@ -104,7 +130,7 @@ def test_a_request_that_has_waited_long_enough_asks_no_more():
 
     watched.before[Operation.STAT] = silent
     time.sleep(0.06)  # connect() was answered
-    about_to_wait()
+    request_done()
     for _ in range(3):
         with pytest.raises(UnavailableError):
             backend.stat("")
@@ -113,6 +139,29 @@ def test_a_request_that_has_waited_long_enough_asks_no_more():
     with pytest.raises(UnavailableError):
         backend.stat("")
     assert len(asked) == 2
+
+
+@pytest.mark.usefixtures("serving")
+def test_the_time_of_a_request_begins_with_its_first_call_and_ends_with_it(clock):
+    watched = WatchedBackend(MemoryBackend())
+    backend = RetryingBackend(LimitedBackend(watched, DEADLINE), DEADLINE)
+    backend.connect()
+    request_done()
+    left = []
+
+    def silent(_):
+        left.append(give_up_at(DEADLINE) - clock.now)
+        clock.now += 400.0
+        raise LayerClosedError
+
+    watched.before[Operation.STAT] = silent
+    for _ in range(2):
+        clock.now += 1.0  # since the layer answered
+        for _ in range(4):
+            with pytest.raises(UnavailableError):
+                backend.stat("")
+        request_done()
+    assert left == [1000.0, 600.0, 200.0] * 2
 
 
 @pytest.mark.usefixtures("serving")

@@ -330,15 +330,16 @@ def test_the_table_of_later_ones_is_tested_whole():
     assert set(LATER) == SAFE_LATER
 
 
+@pytest.mark.parametrize(("losses", "times"), [("lost_replies", 2), ("late", 1)])
 @pytest.mark.parametrize("operation", [Operation.OPEN, Operation.MKDIR, Operation.SYMLINK], ids=lambda o: o.value)
-def test_what_nobody_else_makes_is_made_anew(own, operation):
+def test_what_nobody_else_makes_is_made_anew(own, operation, losses, times):
     memory, below, backend = own
     make = {
         Operation.OPEN: lambda: backend.open("new", Access.WRITE, create=Creation.EXCLUSIVE, mode=0o640).close(),
         Operation.MKDIR: lambda: backend.mkdir("new", 0o750),
         Operation.SYMLINK: lambda: backend.symlink("new", "target"),
     }[operation]
-    below.lost_replies = {operation: 2}
+    setattr(below, losses, {operation: times})
     make()
     assert below.calls.count(operation) == 3
     assert "new" in {entry.name for entry in memory.list_dir("")}

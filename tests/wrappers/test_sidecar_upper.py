@@ -16,10 +16,13 @@ from netoverlay.backend_api import (
     FileType,
     LayerSetupError,
     RenameFlags,
+    UnavailableError,
     os_error,
     split_path,
 )
 from netoverlay.backend_api.delegate import DelegatingBackend
+from netoverlay.testing.faults import Faults
+from netoverlay.testing.faulty_backend import FaultyBackend
 from netoverlay.testing.suite.layer import refused, run_threads
 from netoverlay.wrappers.metrics import MeteredBackend
 from netoverlay.wrappers.sidecar import SidecarBackend, journal
@@ -438,6 +441,20 @@ class TestLinksAndOpenFiles:
             assert again.stat("up/moved").mode == 0o640
 
 
+@pytest.mark.parametrize("path", ["up/whiteout", f"{WORK}/#1", f"up/{'n' * 255}"])
+def test_what_is_empty_is_there_though_the_connection_is_lost_before_it_is_closed(path):
+    def lose():
+        raise UnavailableError("the connection is lost")
+
+    server, faults = Server(), Faults()
+    with server.mounted(lambda inner: FaultyBackend(inner, faults)) as backend:
+        faults.fail("file.close", error=lose, path="up*/*", times=2)
+        whiteout(backend, path)
+        assert is_whiteout(backend, path)
+        backend.mknod("up/fifo", FileType.FIFO, 0o600)
+        assert backend.stat("up/fifo").type is FileType.FIFO
+
+
 class TestJournal:
     @pytest.mark.parametrize("torn", [b"{", b'{"name":"fi', b'{"node":2,"mode":1}', b"\0\0\0\n", b"\0" * 100])
     def test_a_torn_end_is_ignored(self, torn):
@@ -505,6 +522,23 @@ class TestJournal:
         with server.mounted() as third:
             assert absent(third, "up/socket")
         assert server.names(WORK) == ["attributes.jsonl"]
+
+    def test_what_was_lost_again_and_again_before_it_was_synced_is_written_again(self):
+        server, faults = Server(), Faults()
+        with server.mounted(lambda inner: FaultyBackend(inner, faults)) as backend:
+            fill(backend)
+            for losses in (1, 3):
+                faults.fail("file.sync", error=errno.EIO, path=JOURNAL, times=losses)
+                backend.set_attributes("up/file", AttributeChange(mode=0o600 + losses))
+                backend.sync()
+            faults.fail("file.sync", error=errno.EIO, path=JOURNAL, times=None)
+            backend.set_attributes("up/file", AttributeChange(mode=0o611))
+            with pytest.raises(OSError, match="Input/output error"):
+                backend.sync()
+            faults.clear()
+            before = shown(backend)
+        with server.mounted() as again:
+            assert shown(again) == before
 
     def test_history_is_dropped_while_mounted(self, monkeypatch):
         monkeypatch.setattr(journal, "COMPACT_BYTES", 20_000)

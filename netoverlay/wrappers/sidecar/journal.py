@@ -37,6 +37,8 @@ COMPACT_GROWTH = 2
 """It is, once it is this many times as large as what counted of it when it was last written."""
 _COMPACT_BYTES_AT_START = 64 << 10
 """As COMPACT_BYTES, when connecting."""
+_SYNC_ATTEMPTS = 5
+"""Connections can be lost one after the other, each with what was written through it."""
 _TAKE_OVER_ATTEMPTS = 50
 _TAKE_OVER_PAUSE = 0.1
 """In seconds. Some servers replace no file that another connection has open, though its process is dead."""
@@ -210,16 +212,19 @@ class Journal:
         with self._writing:
             if not self._unsynced:
                 return
-            try:
-                self._sync_file()
-            except (UnavailableError, StaleHandleError):
-                raise
-            except OSError as error:
-                # The server may have lost what it had not synced, but it is here still.
-                logger.info("the end of the journal is written once more: %s", error)
-                end = b"".join(self._unsynced)
-                _write_pieces(self._opened(), self._offset - len(end), end)
-                self._sync_file()
+            for left in reversed(range(_SYNC_ATTEMPTS)):
+                try:
+                    self._sync_file()
+                    break
+                except (UnavailableError, StaleHandleError):
+                    raise
+                except OSError as error:
+                    if not left:
+                        raise
+                    # The server may have lost what it had not synced, but it is here still.
+                    logger.info("the end of the journal is written once more: %s", error)
+                    end = b"".join(self._unsynced)
+                    _write_pieces(self._opened(), self._offset - len(end), end)
             self._unsynced.clear()
 
     def _sync_file(self) -> None:

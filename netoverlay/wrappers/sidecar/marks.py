@@ -7,13 +7,33 @@ import errno
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from netoverlay.backend_api import Access, Backend, Creation, DirEntry, FileType, LayerPath, join_path, split_path
+from netoverlay.backend_api import (
+    Access,
+    Backend,
+    Creation,
+    DirEntry,
+    FileType,
+    LayerPath,
+    UnavailableError,
+    join_path,
+    split_path,
+)
 from netoverlay.backend_api.types import NAME_ENCODING, NAME_ERRORS
 from netoverlay.wrappers.sidecar import markers
 from netoverlay.wrappers.sidecar.nodes import Directory, Node, Place, Tree
 
 _MODE = 0o644
 _DIRECTORY_MODE = 0o755
+
+
+def make_empty(backend: Backend, path: LayerPath, mode: int) -> None:
+    """Make an empty file. FileExistsError.
+
+    It is there once it was opened: a connection that is lost before it is closed has nothing of it to lose.
+    """
+    file = backend.open(path, Access.WRITE, create=Creation.EXCLUSIVE, mode=mode)
+    with contextlib.suppress(UnavailableError):
+        file.close()
 
 
 class Marked(NamedTuple):
@@ -133,7 +153,7 @@ class Marks:
 
     def _make(self, path: LayerPath) -> None:
         with contextlib.suppress(FileExistsError):
-            self._inner.open(path, Access.WRITE, create=Creation.EXCLUSIVE, mode=_MODE).close()
+            make_empty(self._inner, path, _MODE)
 
     def _remove(self, path: LayerPath) -> None:
         with contextlib.suppress(FileNotFoundError):

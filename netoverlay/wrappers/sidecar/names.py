@@ -18,6 +18,7 @@ from netoverlay.wrappers.sidecar import markers
 from netoverlay.wrappers.sidecar.attributes import WHITEOUT, server_mode
 from netoverlay.wrappers.sidecar.context import Context, Found
 from netoverlay.wrappers.sidecar.intents import Intent, Key, Kind
+from netoverlay.wrappers.sidecar.marks import make_empty
 from netoverlay.wrappers.sidecar.nodes import Node, Place
 
 _NO_SUCH_LINK = frozenset({errno.ENAMETOOLONG, errno.EOPNOTSUPP})
@@ -230,7 +231,7 @@ class NameChanges:
         bits = server_mode(mode or 0, directory=False)
 
         def make(_: Intent) -> None:
-            self._inner.open(place.path, Access.WRITE, create=Creation.EXCLUSIVE, mode=bits).close()
+            make_empty(self._inner, place.path, bits)
 
         self._carry_out(Kind.ENTER, [place], make, node=node)
         self._attributes.note_names(place.directory)
