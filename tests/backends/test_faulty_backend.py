@@ -18,6 +18,7 @@ UNCOUNTED = {
     "appearance",
     "asks_user",
     "connection_state",
+    "at_hand",
     "connection_problem",
     "open",
     "list_dirs",  # made of list_dir, which is
