@@ -17,7 +17,8 @@ NEAR_DEPTH = 32
 FAR_DEPTH = 64
 FAR_SECONDS = 0.005
 """The round trip from which more must be in flight to fill the line."""
-_FIRST_DEPTH = 4
+_FIRST_DEPTH = 5
+"""A mebibyte, of a server that gives 255 KiB at once."""
 _SHORT_QUEUE_SECONDS = 0.1
 _LONG_QUEUE_SECONDS = 0.5
 _COPY_SECONDS = 1.0

@@ -166,8 +166,8 @@ class Reader:
 
     Reads that each start near the end of the one before are sequential; "near" is a block, for the kernel sends several
     at once and they overtake each other. It does so with large ones only: a small one is near within RANDOM_BYTES, lest
-    pages read at random fetch blocks whenever two of them fall together. The window doubles with each block that is
-    reached, and closes at a jump.
+    pages read at random fetch blocks whenever two of them fall together. Who begins with a whole block reads on, it may
+    be supposed. The window doubles with each block that is reached, and closes at a jump.
     """
 
     def __init__(self, size: int) -> None:
@@ -188,7 +188,7 @@ class Reader:
                 self._run = self._window = 0
                 self._reached = self._scheduled = block
             self._expected = offset + size
-            self._run += 1
+            self._run += 1 if offset or size < BLOCK else _SEQUENTIAL_READS
             if self._run >= _SEQUENTIAL_READS and (self._window == 0 or block > self._reached):
                 self._window = min(self._window * 2, MAX_WINDOW) if self._window else FIRST_WINDOW
             self._reached = max(self._reached, block)

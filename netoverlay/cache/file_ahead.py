@@ -232,7 +232,9 @@ class FileAhead:
     def _expand(self, item: _Rest | _Onward | _Tree | SameName) -> Iterator[_Item]:
         """What `item` stands for, in the order of a walk."""
         if isinstance(item, _Tree):
-            yield from self._items(item.path, self._entries(item.path))
+            with looking_ahead():
+                entries = self._entries(item.path)
+            yield from self._items(item.path, entries)
             return
         if isinstance(item, SameName):
             yield from self._of_name(item)
@@ -260,8 +262,7 @@ class FileAhead:
 
     def _entries(self, directory: LayerPath) -> list[DirEntry]:
         try:
-            with looking_ahead():
-                return self._source.list_dir(directory)
+            return self._source.list_dir(directory)
         except UnavailableError:
             raise
         except OSError:

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from netoverlay.backend_api import Access, AttributeChange, Creation, StaleHandleError, UnavailableError
-from netoverlay.cache.blocks import BLOCK, MAX_WINDOW, RANDOM_BYTES, Plan, Reader
+from netoverlay.cache.blocks import BLOCK, FIRST_WINDOW, MAX_WINDOW, RANDOM_BYTES, Plan, Reader
 from netoverlay.cache.content import ContentCache
 from netoverlay.cache.disk_store import DiskStore
 from netoverlay.cache.file_ahead import AHEAD_FILE
@@ -442,3 +442,8 @@ def test_pages_at_random_that_fall_into_neighbouring_places_fetch_nothing_more(d
     reader = Reader(40 * BLOCK)
     for page in (3 * BLOCK, 20 * BLOCK, 20 * BLOCK + distance, 7 * BLOCK):
         assert reader.note(page, 4096) == Plan(range(0), at_random=True)
+
+
+@pytest.mark.parametrize(("size", "ahead"), [(BLOCK, FIRST_WINDOW), (BLOCK // 2, 0)])
+def test_who_begins_with_a_whole_block_is_read_ahead_for_at_once(size, ahead):
+    assert len(Reader(40 * BLOCK).note(0, size).ahead) == ahead
