@@ -309,19 +309,24 @@ class Listings:
         with self._lock:
             self._linked.update((existing, new))
 
-    def unlink(self, path: LayerPath) -> None:
-        """The name is gone."""
+    def unlink(self, *paths: LayerPath) -> None:
+        """These names are gone."""
         with self._lock:
-            self._linked.discard(path)
+            self._linked.difference_update(paths)
 
-    def rename(self, old: LayerPath, new: LayerPath, *, exchange: bool) -> None:
-        """What was linked at `old` or below may be at `new`; for an exchange also the other way round."""
+    def rename(self, old: LayerPath, new: LayerPath, *, exchange: bool) -> list[LayerPath]:
+        """What was linked at `old` or below may be at `new`; for an exchange also the other way round.
+
+        The old names that are gone once it is known to be done: not those whose new one was linked before, for a rename
+        of a file to its own other name changes nothing.
+        """
         with self._lock:
-            moved = {new + path[len(old) :] for path in self._linked_below(old)}
+            moves = {path: new + path[len(old) :] for path in self._linked_below(old)}
+            gone = [] if exchange else [path for path, target in moves.items() if target not in self._linked]
             if exchange:
-                moved |= {old + path[len(new) :] for path in self._linked_below(new)}
-            # The old names stay: the reply may be lost, and a rename of a file to its own other name changes nothing.
-            self._linked |= moved
+                moves |= {path: old + path[len(new) :] for path in self._linked_below(new)}
+            self._linked.update(moves.values())
+        return gone
 
     def is_linked(self, path: LayerPath) -> bool:
         """Whether link() was told of `path`."""

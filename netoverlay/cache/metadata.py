@@ -178,9 +178,10 @@ class MetadataCache(DelegatingBackend):
     def rename(self, old: LayerPath, new: LayerPath, flags: RenameFlags = RenameFlags.NONE) -> None:
         changed = (old, new, split_path(old)[0], split_path(new)[0])
         exchange = RenameFlags.EXCHANGE in flags
-        self._listings.rename(old, new, exchange=exchange)
+        gone = self._listings.rename(old, new, exchange=exchange)
         with self._changing(*changed, trees=(old, new)), self._losing_names(old, new):
             self.inner.rename(old, new, flags)
+            self._listings.unlink(*gone)
             if not exchange and old != new:
                 self._files.gone(new)
             self._files.moved(old, new, exchange=exchange)

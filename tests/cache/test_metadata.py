@@ -250,6 +250,23 @@ def test_links_are_known_by_their_later_names_where_the_transport_does_not_tell(
             assert [cache.stat(path).size for path in names] == [size, size]
 
 
+def test_names_that_links_had_are_not_remembered_for_ever(memory):
+    poor = MemoryBackend(dataclasses.replace(ALL_CAPABILITIES, link_counts=False, file_ids=False), memory.tree)
+    _, cache = cached(poor)
+    cache.link("d/one", "d/second")
+    cache.link("d/one", "d/same")
+    for number in range(5):
+        cache.rename(f"d{number or ''}", f"d{number + 1}")
+        cache.rename(f"d{number + 1}/second", f"d{number + 1}/third{number}")
+        cache.rename(f"d{number + 1}/third{number}", f"d{number + 1}/second")
+        cache.rename(f"d{number + 1}/one", f"d{number + 1}/same")  # which changes nothing
+    known = {path for path in cache._listings._linked if path.startswith("d")}
+    assert known == {"d5/one", "d5/second", "d5/same"}
+    for path in known:
+        cache.unlink(path)
+    assert not cache._listings._linked
+
+
 @pytest.mark.parametrize("call", ["stat", "readlink"])
 def test_a_change_during_a_question_is_not_lost(memory, call):
     watched, cache = cached(memory)
