@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from netoverlay.bridge import Bridge, errno_of
+from netoverlay.bridge import Bridge
 from netoverlay.config.errors import ConfigError
 from netoverlay.config.model import Profile
 from netoverlay.fuse.backing import BackingFiles
@@ -13,6 +13,7 @@ from netoverlay.fuse.channel import Channel
 from netoverlay.fuse.negotiation import Negotiated, SessionSettings
 from netoverlay.fuse.notify import Notifier
 from netoverlay.fuse.session import Session
+from netoverlay.kernel_errors import errno_of
 from netoverlay.overlay.overlay import Overlay
 
 _REMEDY = (

@@ -13,11 +13,12 @@ from random import Random
 from typing import Final
 
 from netoverlay.backend_api import FileType
-from netoverlay.bridge import Bridge, errno_of
+from netoverlay.bridge import Bridge
 from netoverlay.fuse import abi
 from netoverlay.fuse.abi import InitFlag, Opcode
 from netoverlay.fuse.negotiation import SessionSettings
 from netoverlay.fuse.session import Session
+from netoverlay.kernel_errors import errno_of
 from netoverlay.overlay.layers import FOR_EVER_NS, UPPER_NUMBER, Layer, LayerStack, UpperLayer
 from netoverlay.overlay.overlay import Overlay
 from netoverlay.overlay.whiteouts import PlainFormat, upper_format
