@@ -18,7 +18,6 @@ from tests.servers.sshd import SshServer
 
 SERVER_DESCRIPTORS = 100
 """Of each process of the server, so that it grants fewer handles than there are open files."""
-FAILURE_DEADLINE = 1.5
 _numbers = itertools.count(1)
 
 
@@ -55,6 +54,8 @@ class TestSftpBySsh(SftpSuite):
 
 class SftpFailureSuite(BackendFailureSuite):
     transport: ClassVar[str]
+    deadline: ClassVar[float]
+    """For a login, too."""
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -71,12 +72,16 @@ class SftpFailureSuite(BackendFailureSuite):
         tmp_path_factory: pytest.TempPathFactory,
     ) -> Callable[[], Backend]:
         root, port = empty_root(tmp_path_factory), server.proxy.port
-        return lambda: sftp_backend(limited_sshd, root, transport=cls.transport, deadline=FAILURE_DEADLINE, port=port)
+        return lambda: sftp_backend(limited_sshd, root, transport=cls.transport, deadline=cls.deadline, port=port)
 
 
 class TestSftpFailuresByParamiko(SftpFailureSuite):
     transport = "paramiko"
+    deadline = 1.5
 
 
 class TestSftpFailuresBySsh(SftpFailureSuite):
+    """A process of ssh's own takes half a second to log in, on a machine with nothing else to do."""
+
     transport = "ssh"
+    deadline = 3.0
