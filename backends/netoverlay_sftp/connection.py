@@ -51,9 +51,9 @@ class Session:
             thread = threading.Thread(target=self._open_further, name="sftp-channel", daemon=True)
             try:
                 thread.start()
-            except RuntimeError:
+            except RuntimeError as error:  # the system gives no thread: what there is will have to do
                 self._opening.release()
-                raise
+                _log.debug("%s: no further channel: %s", self.server, error)
         return channel
 
     def least_busy_channel(self) -> SftpChannel:

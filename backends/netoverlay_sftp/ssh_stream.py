@@ -16,7 +16,7 @@ from contextlib import suppress
 from select import POLLIN, poll
 
 from netoverlay.backend_api import LayerSetupError, LayerUrl, Readable, UnavailableError
-from netoverlay.backend_api.leadership import POLL_BELOW_SECONDS, TICK_SECONDS
+from netoverlay.backend_api.leadership import TICK_SECONDS, receive_into
 from netoverlay_sftp.errors import describe
 from netoverlay_sftp.options import SftpOptions
 from netoverlay_sftp.streams import ByteStream, Liveness, SshConnection, set_timeout
@@ -66,12 +66,7 @@ class OpenSshStream(ByteStream):
         return self._buffer[: self.receive_into(self._buffer, timeout)]
 
     def receive_into(self, target: memoryview, timeout: float) -> int:
-        if timeout < POLL_BELOW_SECONDS and not self._poll.poll(max(0.0, timeout) * 1000):
-            raise TimeoutError
-        try:
-            count = self._socket.recv_into(target)
-        except BlockingIOError:
-            raise TimeoutError from None
+        count = receive_into(self._socket, self._poll, target, timeout)
         self.liveness.heard()
         return count
 

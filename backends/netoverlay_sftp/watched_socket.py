@@ -10,7 +10,7 @@ from typing import Protocol
 
 import paramiko
 
-from netoverlay.backend_api.leadership import POLL_BELOW_SECONDS, TICK_SECONDS
+from netoverlay.backend_api.leadership import TICK_SECONDS, receive_into
 from netoverlay_sftp.protocol import UINT32
 from netoverlay_sftp.streams import Liveness, set_timeout
 
@@ -87,7 +87,7 @@ class WatchedSocket:
 
     def has_packet(self, tag_bytes: int) -> bool:
         """Whether packet() would return, or raise an error, at once."""
-        return bool(self._packet_size(tag_bytes)) or (self._socket is not None and self._is_readable(0.0))
+        return bool(self._packet_size(tag_bytes)) or (self._socket is not None and bool(self._poll.poll(0)))
 
     def _packet_size(self, tag_bytes: int) -> int:
         """Of the packet that has arrived in full, or 0."""
@@ -114,18 +114,10 @@ class WatchedSocket:
             count = len(data)
             room[:count] = data
         else:
-            if timeout < POLL_BELOW_SECONDS and not self._is_readable(timeout):
-                raise TimeoutError
-            try:
-                count = self._socket.recv_into(room)
-            except BlockingIOError:
-                raise TimeoutError from None
+            count = receive_into(self._socket, self._poll, room, timeout)
         self._end += count
         self._liveness.heard()
         return count
-
-    def _is_readable(self, timeout: float) -> bool:
-        return bool(self._poll.poll(max(0.0, timeout) * 1000))
 
     def send(self, data: bytes) -> int:
         give_up_at = time.monotonic() + self._deadline

@@ -9,7 +9,7 @@ import select
 import socket
 import time
 
-from netoverlay.backend_api.leadership import POLL_BELOW_SECONDS
+from netoverlay.backend_api.leadership import receive_into
 from netoverlay_smb.protection import TAG_BYTES
 from netoverlay_smb.protocol import LENGTH_BYTES, ProtocolError
 
@@ -114,13 +114,7 @@ class FrameReader:
         self._start, self._end = 0, len(kept)
 
     def _receive(self, target: memoryview, expires_at: float) -> int:
-        remaining = expires_at - time.monotonic()
-        if remaining < POLL_BELOW_SECONDS and not self._poll.poll(max(0.0, remaining) * 1000):
-            raise TimeoutError  # the socket's own time limit is longer than this
-        try:
-            count = self._socket.recv_into(target)
-        except BlockingIOError:
-            raise TimeoutError from None
+        count = receive_into(self._socket, self._poll, target, expires_at - time.monotonic())
         if not count:
             raise EOFError
         self.heard_at = time.monotonic()

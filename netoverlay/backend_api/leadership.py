@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import abc
 import queue
+import select
+import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -23,8 +25,21 @@ from netoverlay.backend_api.errors import InterruptedWaitError, UnavailableError
 
 TICK_SECONDS = 0.5
 """The longest that receiving waits before its caller looks at the clocks again."""
-POLL_BELOW_SECONDS = TICK_SECONDS / 2
+_POLL_BELOW_SECONDS = TICK_SECONDS / 2
 """Only for less is poll(2) worth a system call, where the socket itself waits for TICK_SECONDS (SO_RCVTIMEO)."""
+
+
+def receive_into(connected: socket.socket, readable: select.poll, target: memoryview, timeout: float) -> int:
+    """What has come on `connected`, which times out after TICK_SECONDS (SO_RCVTIMEO); the count, 0 at the end.
+
+    `readable` watches it. TimeoutError if nothing came within `timeout` seconds, or TICK_SECONDS if that is less.
+    """
+    if timeout < _POLL_BELOW_SECONDS and not readable.poll(max(0.0, timeout) * 1000):
+        raise TimeoutError
+    try:
+        return connected.recv_into(target)
+    except BlockingIOError:
+        raise TimeoutError from None
 
 
 class Awaited:
