@@ -127,12 +127,13 @@ class _Life:
             for worker, region in self._regions.items()
         }
         with working(self._daemon.path, self._regions, plans) as works:
-            follow_until(works, Moment.at_random(rng), self._daemon.kill)
+            killed_at = follow_until(works, Moment.at_random(rng), self._daemon.kill)
         self._daemon.clear_away()
         self._killed += 1
         told = f"round {number}, killed in {[str(work.in_flight) for work in works]}"
         self._details += Counter(_what_was_killed(work) for work in works)
-        self._note(told, [work.failure for work in works if work.failure])
+        self._note(told, [failure for work in works for failure in work.failures(killed_at)])
+        self._note(told, self._daemon.complaints())
         if rng.random() < _IN_MOUNTING:
             self._kill_in_mounting(rng)
         self._daemon.start()

@@ -1,12 +1,14 @@
 """A process that works on a mount, and tells what it is about to do and what came of it.
 
-For each step a line `b NUMBER` before the call, and `e NUMBER ERRNO` after it. It ends with the first call that fails.
+For each step a line `b NUMBER` before the call, and `e NUMBER ERRNO NANOSECONDS` after it, with the time then
+(monotonic, which all processes share). It ends with the first call that fails.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
@@ -85,7 +87,7 @@ def work(top: str, steps: list[Step], told: Connection) -> None:
             worker.carry_out(step)
         except OSError as error:
             code = error.errno or -1
-        os.write(told.fileno(), b"e %d %d\n" % (number, code))
+        os.write(told.fileno(), b"e %d %d %d\n" % (number, code, time.monotonic_ns()))
         if code:
             # The mount is dead: closing what is open can only fail, too.
             os._exit(0)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from errno import ECONNABORTED, ENOTCONN
+from errno import ECONNABORTED, EIO, ENOTCONN
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -22,6 +22,9 @@ from tests.chaos.worker import work
 
 _DEAD = (ENOTCONN, ECONNABORTED)
 """What the kernel says of a mount whose daemon is gone."""
+_DYING = EIO
+"""What it says of a request that could not be copied to or from a daemon that was being killed (fs/fuse/dev.c,
+fuse_dev_do_read, fuse_dev_do_write)."""
 _LONGEST_SECONDS = 1.2
 """Of the work between two kills."""
 _AT_A_CALL = 0.8
@@ -31,6 +34,22 @@ _DELAYS = (0.0, 0.0005, 0.002, 0.008, 0.03)
 """The longest time between the beginning of a call and the kill, in seconds."""
 _WORKER_SECONDS = 30.0
 _READ_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A call that failed, and not because the mount was dead; `at`: in nanoseconds, monotonic."""
+
+    step: Step
+    code: int
+    at: int
+
+    def __str__(self) -> str:
+        return f"{self.step} failed: {os.strerror(self.code)}"
+
+    def is_of_the_kill(self, killed_at: int) -> bool:
+        """Whether the kernel said so of a daemon that was killed at that time, and not the daemon."""
+        return self.code == _DYING and self.at >= killed_at
 
 
 @dataclass(slots=True)
@@ -43,7 +62,7 @@ class Work:
     told: Connection
     begun: int = 0
     ended: int = 0
-    failure: str = ""
+    failed: Failure | None = None
     _rest: bytes = b""
 
     @property
@@ -66,8 +85,12 @@ class Work:
                 self.ended += 1
                 self.region.end(step)
             elif int(numbers[1]) not in _DEAD:
-                self.failure = f"{step} failed: {os.strerror(int(numbers[1]))}"
+                self.failed = Failure(step, int(numbers[1]), int(numbers[2]))
         return begun
+
+    def failures(self, killed_at: int) -> list[str]:
+        """What failed though the daemon was alive; `killed_at`: as Failure.at."""
+        return [] if self.failed is None or self.failed.is_of_the_kill(killed_at) else [str(self.failed)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +126,8 @@ def working(top: Path, regions: Mapping[str, Region], plans: Mapping[str, list[S
             one.told.close()
 
 
-def follow_until(works: list[Work], moment: Moment, act: Callable[[], None]) -> None:
-    """Follow the workers, and do `act` when the moment has come."""
+def follow_until(works: list[Work], moment: Moment, act: Callable[[], None]) -> int:
+    """Follow the workers, and do `act` when the moment has come. Just before that, in nanoseconds, monotonic."""
     give_up_at = time.monotonic() + moment.seconds
     seen = 0
     with selectors.DefaultSelector() as selector:
@@ -120,7 +143,9 @@ def follow_until(works: list[Work], moment: Moment, act: Callable[[], None]) -> 
             if moment.nth is not None and seen >= moment.nth:
                 break
     time.sleep(moment.delay)
+    acted_at = time.monotonic_ns()
     act()
+    return acted_at
 
 
 def _begun(top: Path, region: Region, steps: list[Step]) -> Work:
