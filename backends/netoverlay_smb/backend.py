@@ -50,6 +50,7 @@ from netoverlay_smb.errors import StatusError
 from netoverlay_smb.facts import LOOK, ShareFacts
 from netoverlay_smb.file import SmbFile
 from netoverlay_smb.handles import SmbHandles
+from netoverlay_smb.in_use import PathsInUse
 from netoverlay_smb.listing import Lister
 from netoverlay_smb.names import MAX_NAME_BYTES
 from netoverlay_smb.options import SmbOptions
@@ -79,6 +80,7 @@ class SmbBackend(Backend):
         self._limits = ListingLimits(deadline)
         self._connector: Connector[Session] = Connector(self._new_session, deadline)
         self._handles = SmbHandles(self._connector.session, url)
+        self._in_use = PathsInUse(deadline)
         self._paths = PathMap()
         self._leftovers = removal.Leftovers()
         self._facts: ShareFacts | None = None
@@ -173,7 +175,8 @@ class SmbBackend(Backend):
         return found
 
     def list_dirs(self, paths: Sequence[LayerPath]) -> list[list[DirEntry] | OSError]:
-        return self._lister.entries(self._connector.session(), paths)
+        with self._in_use.using(*paths):
+            return self._lister.entries(self._connector.session(), paths)
 
     def open(
         self,
@@ -188,7 +191,7 @@ class SmbBackend(Backend):
         on_server = self._at(session, path)
         made = create is Creation.EXCLUSIVE
         try:
-            with self._handles.opening(on_server) as being_opened:
+            with self._in_use.using(path), self._handles.opening(on_server) as being_opened:
                 if made:
                     opened = opening.create(session, on_server, access, sparse=self._known_facts().has_holes)
                 else:
@@ -255,7 +258,8 @@ class SmbBackend(Backend):
         session = self._connector.session()
         on_server = self._at(session, path)
         try:
-            removal.remove_directory(session, on_server)
+            with self._in_use.vacated(path):
+                removal.remove_directory(session, on_server)
         except StatusError as error:
             raise diagnosis.of_path(session, error, on_server, "rmdir") from error
         self._paths.removed(path)
@@ -276,6 +280,7 @@ class SmbBackend(Backend):
                     raise os_error(errno.EEXIST, new)
                 return
             with (
+                self._in_use.vacated(old, new),
                 self._handles.renaming(source, target),
                 self._handles.removing(target),
                 self._handles.released_below(source, self._deadline),

@@ -163,13 +163,13 @@ def lock(handle: bytes, elements: Sequence[LockElement]) -> Body:
     return Body(Command.LOCK, _LOCK.pack(48, len(elements), 0, handle) + packed)
 
 
-def query_directory(handle: bytes, listed: InfoClass, size: int, *, restart: bool = False) -> Body:
-    """2.2.33: as many entries as fit into `size` bytes."""
-    pattern = "*".encode("utf-16-le")
+def query_directory(handle: bytes, listed: InfoClass, size: int, *, restart: bool = False, pattern: str = "*") -> Body:
+    """2.2.33: as many entries as fit into `size` bytes; `pattern` with `*` and `?`, as of MS-FSA 2.1.4.4."""
+    searched = pattern.encode("utf-16-le")
     at = HEADER_BYTES + _QUERY_DIRECTORY.size
     flags = _RESTART if restart else 0
-    fixed = _QUERY_DIRECTORY.pack(33, listed, flags, 0, handle, at, len(pattern), size)
-    return Body(Command.QUERY_DIRECTORY, fixed + pattern, charge_of(size))
+    fixed = _QUERY_DIRECTORY.pack(33, listed, flags, 0, handle, at, len(searched), size)
+    return Body(Command.QUERY_DIRECTORY, fixed + searched, charge_of(size))
 
 
 def _query_info(kind: InfoType, wanted: int, handle: bytes, size: int, additional: int = 0) -> Body:

@@ -136,12 +136,14 @@ def _names_to_try(session: Session) -> Iterator[str]:
         yield f"{session.root}{separator}{name}"
 
 
-def names_in(session: Session, directory: str) -> set[str]:
-    """The names in a directory, as the server has them: the first few hundred, none if it cannot be listed."""
+def names_in(session: Session, directory: str, pattern: str = "*") -> set[str]:
+    """Names in a directory, as the server has them: the first few hundred, none if it cannot be listed."""
     access = FileAccess.READ_DATA | LOOK
     requests = session.engine.call(
         commands.create(names.encode_utf16(directory), access, CreateOptions.DIRECTORY),
-        commands.query_directory(PREVIOUS_HANDLE, InfoClass.ID_FULL_DIRECTORY, _LISTED_BYTES, restart=True),
+        commands.query_directory(
+            PREVIOUS_HANDLE, InfoClass.ID_FULL_DIRECTORY, _LISTED_BYTES, restart=True, pattern=pattern
+        ),
         commands.close(),
     )
     if requests[1].status != Status.SUCCESS:

@@ -5,7 +5,8 @@ has it open keeps it, its old name is free at once, and nothing of it is left af
 layer's root, for Samba does not rename or remove a directory that such a file is in.
 
 At least if the server keeps to that. One that crashes meanwhile forgets to delete, and so does Samba if the last close
-is that of a connection which has not heard yet that the file was renamed. Hence Leftovers.
+is that of a connection which has not heard yet that the file was renamed; and whoever is killed between the two never
+asks for it. Hence Leftovers.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from contextlib import suppress
 from netoverlay.backend_api import UnavailableError
 from netoverlay_smb import attributes, commands, look, names
 from netoverlay_smb.commands import Body
+from netoverlay_smb.engine import Request
 from netoverlay_smb.errors import StatusError
 from netoverlay_smb.facts import LOOK, names_in
 from netoverlay_smb.listing import HIDDEN_PREFIX
@@ -44,6 +46,17 @@ class Leftovers:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._paths: deque[bytes] = deque(maxlen=_MOST_LEFT)
+        self._is_searched = False
+
+    def search(self, session: Session) -> None:
+        """Look for what was left in the root of the layer by who was killed before he could delete it; once."""
+        if self._is_searched:
+            return
+        root = names.encode_utf16(session.root)
+        for name in names_in(session, session.root, f"{HIDDEN_PREFIX}*"):
+            self.add(join(root, name))
+        self._is_searched = True
+        self.remove(session)
 
     def add(self, path: bytes) -> None:
         """`path` should be gone soon."""
@@ -73,6 +86,7 @@ class Leftovers:
 
 def remove_file(session: Session, path: bytes, leftovers: Leftovers) -> None:
     """Remove what stands at `path`, which must be no directory. StatusError; then it is there as it was."""
+    leftovers.search(session)
     try:
         # Sharing it with nobody: that is refused if somebody has it open, whose close the name would wait for.
         session.call(_opening(path, share=0), commands.delete_on_close(), commands.close())
@@ -81,7 +95,7 @@ def remove_file(session: Session, path: bytes, leftovers: Leftovers) -> None:
             _remove_read_only(session, path)
         elif error.status == Status.SHARING_VIOLATION:
             leftovers.remove(session)
-            leftovers.add(_remove_open(session, path))
+            _remove_open(session, path, leftovers)
         else:
             raise
 
@@ -94,39 +108,49 @@ def _deleting(path: bytes) -> tuple[Body, Body, Body]:
     return _opening(path), commands.delete_on_close(), commands.close()
 
 
-def _remove_open(session: Session, path: bytes) -> bytes:
-    """Returns the hidden name."""
-    hidden = _hide(session, path)
-    try:
-        session.call(*_deleting(hidden))
-    except StatusError as error:
-        try:
-            if error.status != Status.CANNOT_DELETE:
-                raise
-            _remove_read_only(session, hidden)
-        except StatusError:
-            session.call(_opening(hidden), commands.rename(path, replace=False), commands.close())
-            raise
-    return hidden
-
-
-def _hide(session: Session, path: bytes) -> bytes:
-    """Returns the hidden name: in the layer's root, or beside `path` where it may not go there."""
+def _remove_open(session: Session, path: bytes, leftovers: Leftovers) -> None:
     name = f"{HIDDEN_PREFIX}{secrets.token_hex(8)}"
     directory, _, _ = names.decode_utf16(path).rpartition(names.decode_utf16(SEPARATOR))
     aside, beside = (join(names.encode_utf16(place), name) for place in (session.root, directory))
     try:
-        _rename_open(session, path, aside)
+        _hide_and_remove(session, path, aside, leftovers)
     except StatusError as error:
         if error.status not in _NO_PLACE or aside == beside:
             raise
-        _rename_open(session, path, beside)
-        return beside
-    return aside
+        _hide_and_remove(session, path, beside, leftovers)
 
 
-def _rename_open(session: Session, path: bytes, hidden: bytes) -> None:
-    patiently(lambda: session.call(_opening(path), commands.rename(hidden, replace=False), commands.close()))
+def _hide_and_remove(session: Session, path: bytes, hidden: bytes, leftovers: Leftovers) -> None:
+    try:
+        deleting = patiently(lambda: _hide(session, path, hidden))
+        try:
+            _expect_deleted(session, hidden, deleting)
+        except StatusError:
+            session.call(_opening(hidden), commands.rename(path, replace=False), commands.close())
+            raise
+    except UnavailableError:
+        leftovers.add(hidden)
+        raise
+    leftovers.add(hidden)
+
+
+def _hide(session: Session, path: bytes, hidden: bytes) -> list[Request]:
+    """Rename it; the requests that delete it then, sent along: who is killed over it has done both or nothing."""
+    renaming = (_opening(path), commands.rename(hidden, replace=False), commands.close())
+    hiding, deleting = session.submit_all([renaming, _deleting(hidden)])
+    for request in hiding:
+        session.expect(request)
+    return deleting
+
+
+def _expect_deleted(session: Session, hidden: bytes, deleting: list[Request]) -> None:
+    try:
+        for request in deleting:
+            session.expect(request)
+    except StatusError as error:
+        if error.status != Status.CANNOT_DELETE:
+            raise
+        _remove_read_only(session, hidden)
 
 
 def _remove_read_only(session: Session, path: bytes) -> None:

@@ -117,12 +117,13 @@ class Sendings:
 
 @pytest.mark.parametrize("permissions", ["server", "profile"])
 def test_the_number_of_round_trips(smbd, tmp_path, permissions):
-    for name in ("small", "target", "other", "gone"):
+    for name in ("small", "target", "other", "gone", "first"):
         (tmp_path / name).write_bytes(b"content")
     (tmp_path / "directory").mkdir()
     for number in range(10):
         (tmp_path / "directory" / f"file-{number}").touch()
     with connected(smbd, tmp_path, permissions=permissions) as backend:
+        backend.unlink("first")  # with which one looks for what others have left
         sendings = Sendings(backend)
 
         def open_and_read() -> None:
@@ -263,6 +264,30 @@ def test_what_another_has_open_is_removed_at_once(smbd, backend, tmp_path):
         assert held.read_at(0, 100) == b"held"
     assert eventually(lambda: hidden_names(tmp_path) == [])
     assert read_file(backend, "file") == b"new"
+
+
+def test_what_another_has_open_is_hidden_and_deleted_in_one_round_trip(smbd, backend, tmp_path):
+    for name in ("first", "file"):
+        (tmp_path / name).write_bytes(b"held")
+    backend.unlink("first")
+    with held_by_another_of_ours(smbd, tmp_path / "file"):
+        assert Sendings(backend).during(lambda: backend.unlink("file")) == 2
+    assert eventually(lambda: hidden_names(tmp_path) == [])
+
+
+def test_what_was_hidden_by_who_was_killed_before_he_deleted_it(smbd, tmp_path):
+    (tmp_path / "directory").mkdir()
+    for name in ("file", "other", f"{HIDDEN_PREFIX}1", f"{HIDDEN_PREFIX}2", f"directory/{HIDDEN_PREFIX}3"):
+        (tmp_path / name).write_bytes(b"content")
+    with (
+        connected(smbd, tmp_path) as backend,
+        held_by_another_of_ours(smbd, tmp_path / f"{HIDDEN_PREFIX}2") as held,
+    ):
+        backend.unlink("file")
+        assert eventually(lambda: hidden_names(tmp_path) == [f"{HIDDEN_PREFIX}2"])
+        assert held.read_at(0, 100) == b"content"
+    assert eventually(lambda: hidden_names(tmp_path) == [])
+    assert sorted(os.listdir(tmp_path)) == ["directory", "other"]
 
 
 def test_what_another_has_open_is_renamed(smbd, backend, tmp_path):
