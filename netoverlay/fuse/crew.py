@@ -1,27 +1,27 @@
-"""The threads of a session: exactly one of them reads the device.
+"""The threads of a session: at most one of them reads the device.
 
 Local operations are so short that a second reader only costs hand-overs of the interpreter lock. So the thread that
-read a request serves it, and meanwhile nobody reads, until it is about to wait: then it gives the reading to an idle
-thread, or to a new one, and when it is done it becomes idle itself. Where all threads wait, nobody reads until one is
-done.
+read a request serves it, and meanwhile nobody reads, until it is about to wait: from then on the idle threads watch the
+device (epoll(7)), and the first request that comes makes one of them the reader. If none comes before the wait is over,
+no other thread has run at all. A thread that is done reads again, or becomes idle if another does. Where all threads
+wait, nobody reads until one is done.
 """
 
 from __future__ import annotations
 
 import logging
+import select
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final
 
 _log = logging.getLogger(__name__)
 
-
-class _Idle(NamedTuple):
-    """A thread that waits for its turn to read: the lock is held until then."""
-
-    thread: threading.Thread
-    turn: threading.Lock
+_ONE_REQUEST: Final = select.EPOLLIN | select.EPOLLONESHOT
+_NOTHING: Final = 0
+_ANYTHING: Final = select.EPOLLOUT
+"""A device can be written to at any time."""
 
 
 class Crew:
@@ -34,14 +34,20 @@ class Crew:
         self._max_threads = max_threads
         self._idle_threads = idle_threads
         self._lock = threading.Lock()
-        self._idle: list[_Idle] = []
+        self._idle = 0
+        """How many threads watch the device, or are about to."""
         self._members: set[threading.Thread] = set()
         self._reader: threading.Thread | None = None
+        self._watch = select.epoll()
+        self._device = -1
+        self._is_watched = False
         self._number = 0
         self._ended = False
 
-    def start(self) -> None:
-        """Start the first thread; RuntimeError if the system refuses."""
+    def start(self, device: int) -> None:
+        """Start the first thread, which reads `device`; RuntimeError if the system refuses."""
+        self._device = device
+        self._watch.register(device, _NOTHING)
         with self._lock:
             thread = self._add_member()
         self._start(thread)
@@ -49,7 +55,7 @@ class Crew:
     def pass_reading(self) -> None:
         """Called by the thread that reads: from now on another does, or, if none is left, the first that is done."""
         with self._lock:
-            if self._take_idle():
+            if self._be_watched():
                 return
             if len(self._members) >= self._max_threads or self._ended:
                 self._reader = None
@@ -60,8 +66,16 @@ class Crew:
         except RuntimeError:
             _log.exception("no further thread can be started: reading goes on when a request is done")
             with self._lock:
-                if not self._take_idle():
+                if not self._be_watched():
                     self._reader = None
+
+    def regain_reading(self) -> bool:
+        """Called by a thread that passed the reading on: whether it has it again, for nobody has begun to read."""
+        with self._lock:
+            if self._ended or self._reader is not None:
+                return False
+            self._take_reading(threading.current_thread())
+            return True
 
     def await_reading(self) -> bool:
         """Called by a thread that passed the reading on: True once it has it again, False if it is to end."""
@@ -70,25 +84,29 @@ class Crew:
             if self._ended:
                 return False
             if self._reader is None:
-                self._reader = thread
+                self._take_reading(thread)
                 return True
-            if len(self._idle) >= self._idle_threads:
+            if self._idle >= self._idle_threads:
                 # No longer a member at once, lest a pass_reading() before the thread's end counts it.
                 self._members.discard(thread)
                 return False
-            turn = threading.Lock()
-            turn.acquire()
-            self._idle.append(_Idle(thread, turn))
-        turn.acquire()
-        return not self._ended
+            self._idle += 1
+        while True:
+            self._watch.poll(maxevents=1)
+            with self._lock:
+                if self._ended:
+                    return False
+                if self._reader is None:
+                    self._idle -= 1
+                    self._take_reading(thread)
+                    return True
 
     def end(self) -> None:
         """Let every thread end as soon as it is idle."""
         with self._lock:
+            if not self._ended and self._members:
+                self._watch.modify(self._device, _ANYTHING)
             self._ended = True
-            for idle in self._idle:
-                idle.turn.release()
-            self._idle.clear()
 
     def join(self) -> None:
         """Wait until all threads ended."""
@@ -110,14 +128,21 @@ class Crew:
             member.join(max(0.0, deadline - time.monotonic()))
         return not any(member.is_alive() for member in members)
 
-    def _take_idle(self) -> bool:
-        """With the lock held: give the reading to an idle thread; False if there is none."""
-        if not self._idle:
+    def _be_watched(self) -> bool:
+        """With the lock held: let the next request find a reader among the idle threads; False if there is none."""
+        if not self._idle or self._ended:
             return False
-        # The one that became idle last: its memory is the most likely to be in the processor's cache.
-        self._reader, turn = self._idle.pop()
-        turn.release()
+        self._reader = None
+        self._is_watched = True
+        self._watch.modify(self._device, _ONE_REQUEST)
         return True
+
+    def _take_reading(self, thread: threading.Thread) -> None:
+        """With the lock held."""
+        self._reader = thread
+        if self._is_watched:
+            self._is_watched = False
+            self._watch.modify(self._device, _NOTHING)
 
     def _add_member(self) -> threading.Thread:
         """With the lock held: a thread, not yet started, that has the reading."""

@@ -74,8 +74,13 @@ class _Worker:
     def is_interrupted(self) -> bool:
         return self.has_passed_reading and self.interrupted
 
+    def regain_reading(self) -> None:
+        """Read on, if nobody else does: before the answer, which the next request may follow at once."""
+        if self.has_passed_reading and self._session.crew.regain_reading():
+            self.done()
+
     def done(self) -> None:
-        """The request that passed the reading on is answered."""
+        """The request that passed the reading on waits for nothing any more."""
         del self._session.in_flight[self.unique]
         self.has_passed_reading = False
         waiting.request_done()
@@ -167,7 +172,7 @@ class Session:
 
         Raises what made the device unreadable, if something did.
         """
-        self.crew.start()
+        self.crew.start(self._channel.fd)
         try:
             ended = self._next_event() is _Event.ENDED or self._let_users_finish(unmount, grace_seconds)
             self._stopping = True
@@ -275,11 +280,13 @@ class Session:
             body = decode(message)
             reply = operation(header, body)
         except Exception as error:  # noqa: BLE001 - a defect in one operation must not end the mount
+            worker.regain_reading()
             self._failed(header, error, answered)
             return
         if isinstance(reply, Deferred):
             self._defer(worker, header, reply)
             return
+        worker.regain_reading()
         if answered and not self._channel.reply(header.unique, reply):
             self._take_back(header, body, reply)
 

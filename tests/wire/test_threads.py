@@ -31,6 +31,22 @@ def test_another_thread_reads_while_an_operation_waits() -> None:
         statfs(served.kernel)
 
 
+def test_no_other_thread_runs_if_nothing_comes_while_an_operation_waits() -> None:
+    with serve() as served:
+        gate = served.wait_at("first", 2)
+        statfs(served.kernel)
+        gate.opened.set()
+        assert served.kernel.receive() == (2, 0, ENTRY_RAW)
+        for unique in range(4, 40, 4):
+            served.operations.threads.clear()
+            again = served.operations.gates["again"] = Gate()
+            served.wait_at("again", unique)
+            again.opened.set()
+            assert served.kernel.receive()[0] == unique
+            statfs(served.kernel)
+            assert len(served.operations.threads) == 1
+
+
 def test_reading_goes_on_when_all_threads_waited() -> None:
     with serve() as served:
         gates = [served.wait_at(name, 2 * number) for number, name in enumerate("abc", 1)]
@@ -52,6 +68,14 @@ def test_idle_threads_are_used_again() -> None:
             assert served.kernel.receive()[0] == unique
             statfs(served.kernel)
         assert served.operations.threads <= {"fuse-1", "fuse-2", "fuse-3"}
+
+
+def test_all_idle_threads_end_with_the_session() -> None:
+    with serve(SessionSettings(max_write=16384, max_threads=8, idle_threads=8)) as served:
+        gates = [served.wait_at(name, 2 * number) for number, name in enumerate("abcdef", 1)]
+        for gate in gates:
+            gate.opened.set()
+        assert {served.kernel.receive()[0] for _ in gates} == {2, 4, 6, 8, 10, 12}
 
 
 def test_interrupt_reaches_an_operation_that_waits() -> None:
