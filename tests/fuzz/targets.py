@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 INSTRUMENTED: Final = {
     "kernel": "netoverlay",
     "sftp": "netoverlay_sftp",
+    "ssh": "netoverlay_sftp",
     "smb": "netoverlay_smb",
     "files": "netoverlay",
 }
