@@ -22,6 +22,7 @@ from netoverlay.fuse.negotiation import Negotiated
 from netoverlay.fuse.operations import Operations
 from netoverlay.fuse.replies import Reply
 from netoverlay.fuse.requests import RequestHeader
+from netoverlay.given_up import GivenUp
 from netoverlay.overlay.creation import Caller, CreatedFile
 from netoverlay.overlay.handles import DirectoryHandle, FileHandle
 from netoverlay.overlay.inode_locks import LockRequest
@@ -58,6 +59,7 @@ class Bridge(Operations):
         self._validity = overlay.validity
         # What is copied up keeps its pages, so that those of a lower that changes must not be kept.
         self._may_keep = overlay.tree.stack.lowers_unchanging
+        self._given_up = GivenUp()
 
     def init(self, negotiated: Negotiated) -> None:
         self._is_handleless = abi.InitFlag.NO_OPEN_SUPPORT in negotiated.flags
@@ -131,11 +133,17 @@ class Bridge(Operations):
     # -- names
 
     def lookup(self, request: RequestHeader, body: requests.NameRequest) -> Reply:
-        directory = self._directory(request.nodeid)
-        entry = self._overlay.lookup.lookup(directory, body.name)
+        directory, name, asked = self._directory(request.nodeid), body.name, (request.nodeid, body.name)
+        self._given_up.refuse_again(asked)
+        try:
+            entry = self._overlay.lookup.lookup(directory, name)
+        except UnavailableError as error:
+            if name in directory.children:  # the kernel knew it, and wanted to have it confirmed
+                self._given_up.note(asked, error)
+            raise
         if entry is None:
-            return replies.absent(_as_told(self._validity.of_absence(directory, body.name)))
-        return replies.entry(self._entry(directory, body.name, entry))
+            return replies.absent(_as_told(self._validity.of_absence(directory, name)))
+        return replies.entry(self._entry(directory, name, entry))
 
     def forget(self, request: RequestHeader, body: requests.ForgetRequest) -> None:
         del request
@@ -276,7 +284,7 @@ class Bridge(Operations):
     def read(self, request: RequestHeader, body: requests.ReadRequest) -> Reply:
         with self._opened(request.nodeid, body.handle) as handle:
             try:
-                return self._overlay.files.read(handle, body.offset, body.size)
+                return self._given_up.read(request.nodeid, self._overlay.files.read, handle, body.offset, body.size)
             except OSError:
                 self._overlay.file_locks.notice_loss(handle.inode)
                 raise

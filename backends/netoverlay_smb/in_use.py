@@ -6,13 +6,12 @@ rename a directory while its connection has anything below it open, and keeps th
 
 from __future__ import annotations
 
-import errno
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from netoverlay.backend_api import LayerPath, os_error
+from netoverlay.backend_api import LayerPath, UnavailableError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +52,7 @@ class PathsInUse:
 
     @contextmanager
     def vacated(self, *paths: LayerPath) -> Iterator[None]:
-        """Around what needs nothing to be open at the paths or below. EBUSY if it has to wait for too long."""
+        """Around what needs nothing to be open at the paths or below. UnavailableError if that takes too long."""
         entry = _Entry(paths, is_vacating=True)
         with self._changed:
             self._entries.append(entry)
@@ -61,7 +60,7 @@ class PathsInUse:
             comes_first = self._comes_first(entry)
         try:
             if not comes_first:
-                raise os_error(errno.EBUSY, paths[0])
+                raise UnavailableError("what the server was asked for before has no answer yet")
             yield
         finally:
             self._leave(entry)

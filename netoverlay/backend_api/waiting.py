@@ -22,6 +22,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from netoverlay.backend_api.errors import UnavailableError
+
 LOOK_SECONDS = 0.25
 """How often whoever waits looks whether the request was interrupted."""
 SLOW_SECONDS = 2.0
@@ -90,6 +92,12 @@ def request_done() -> None:
     _thread.began_at = None
 
 
+def waited(now: float) -> float:
+    """Seconds since the request of this thread first had to wait, at `now` (time.monotonic()); 0 if it had not to."""
+    began_at = _thread.began_at
+    return 0.0 if began_at is None else now - began_at
+
+
 @contextmanager
 def as_one_request() -> Iterator[None]:
     """What is waited for inside counts together, also on a thread that serves no requests."""
@@ -130,6 +138,15 @@ def asking(patience: Patience) -> Iterator[None]:
         _thread.patience = None
         if is_work:
             _thread.began_at = None
+
+
+def check_patience() -> None:
+    """Raise UnavailableError if the request of this thread has waited for as long as waiting_at_most() lets it.
+
+    For those who wait for what another does.
+    """
+    if waited(time.monotonic()) > _thread.at_most:
+        raise UnavailableError("what the layer is asked for already has not come in time")
 
 
 def answered() -> None:

@@ -15,9 +15,9 @@ from netoverlay.backend_api.delegate import DelegatingFile
 from netoverlay.backend_api.errors import NotSupportedError, StaleHandleError, os_error
 from netoverlay.backend_api.places import FilePlace
 from netoverlay.backend_api.types import Access, FileStat, LayerPath
-from netoverlay.backend_api.waiting import about_to_wait
 from netoverlay.cache.blocks import BLOCK, Blocks, Reader
 from netoverlay.cache.records import HEADER_BYTES
+from netoverlay.cache.single_flight import SingleFlight
 
 
 class Origin(NamedTuple):
@@ -42,7 +42,7 @@ class LazyFile(DelegatingFile):
     def __init__(self, origin: Origin) -> None:
         # Without DelegatingFile.__init__, which would set `inner`.
         self._origin = origin
-        self._opening = threading.Lock()
+        self._openings: SingleFlight[None, bool] = SingleFlight()
         self._lock = threading.Lock()
         self._opened: BackendFile | None = None
         self._users = 0
@@ -122,17 +122,23 @@ class LazyFile(DelegatingFile):
                 unused.close()
 
     def _enter(self) -> BackendFile:
-        file = self._enter_opened()
-        if file is None:
-            about_to_wait()
-            with self._opening:
-                file = self._enter_opened()
-                if file is None:
-                    file = self._open()
-                    with self._lock:
-                        self._opened = file
-                        self._users += 1
+        while (file := self._enter_opened()) is None:
+            # Whoever waits fails with who opens it, lest each of many waits in turn for a server that is silent.
+            self._openings.do(None, self._open_once)
         return file
+
+    def _open_once(self) -> bool:
+        """Always true; then it is open, or was closed meanwhile."""
+        with self._lock:
+            if self._opened is not None:
+                return True
+        file = self._open()
+        with self._lock:
+            self._opened = file
+            unused = self._take_unused() if self._closed else None
+        if unused is not None:
+            unused.close()
+        return True
 
     def _enter_opened(self) -> BackendFile | None:
         with self._lock:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import Future, wait
 from typing import Generic, TypeVar
 
-from netoverlay.backend_api.waiting import about_to_wait, check_interrupted
+from netoverlay.backend_api.waiting import about_to_wait, check_interrupted, check_patience
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -17,11 +17,12 @@ _INTERRUPT_SECONDS = 0.25
 
 def outcome(future: Future[T]) -> T | None:
     """Wait for what another thread does, and have its result or error; None if it was interrupted, which is no concern
-    of ours. EINTR if the request of the calling thread is."""
+    of ours. EINTR if the request of the calling thread is; UnavailableError if it has no time (waiting_at_most)."""
     if not future.done():
         about_to_wait()
         while not wait((future,), _INTERRUPT_SECONDS).done:
             check_interrupted()
+            check_patience()
     if isinstance(future.exception(), InterruptedError):
         return None
     return future.result()

@@ -38,7 +38,7 @@ class Crew:
         """How many threads watch the device, or are about to."""
         self._members: set[threading.Thread] = set()
         self._reader: threading.Thread | None = None
-        self._watch = select.epoll()
+        self._watch: select.epoll
         self._device = -1
         self._is_watched = False
         self._number = 0
@@ -46,7 +46,7 @@ class Crew:
 
     def start(self, device: int) -> None:
         """Start the first thread, which reads `device`; RuntimeError if the system refuses."""
-        self._device = device
+        self._device, self._watch = device, select.epoll()
         self._watch.register(device, _NOTHING)
         with self._lock:
             thread = self._add_member()
