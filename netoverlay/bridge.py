@@ -107,7 +107,7 @@ class Bridge(Operations):
 
     def _entry(self, directory: DirectoryInode, name: str, entry: Entry) -> replies.Entry:
         inode = entry.inode
-        name_ns, attributes_ns = self._validity.of_name(directory, name, inode), self._validity.of_attributes(inode)
+        name_ns, attributes_ns = self._validity.of_entry(directory, name, inode)
         shown = self._shown(inode, entry.stat)
         return replies.Entry(inode.nodeid, 0, _as_told(name_ns), _as_told(attributes_ns), shown)
 

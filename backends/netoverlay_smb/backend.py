@@ -20,6 +20,7 @@ from netoverlay.backend_api import (
     LayerPath,
     LayerSetupError,
     LayerUrl,
+    NamedEntry,
     NotSupportedError,
     RenameFlags,
     SpaceUsage,
@@ -106,6 +107,7 @@ class SmbBackend(Backend):
             holes=found.has_holes,
             server_copy=found.copies,
             locks=True,
+            names_first=self._lister.looks,
             case_sensitive=found.case_sensitive,
             time_granularity_ns=_TIME_UNIT_NS,
             max_name_bytes=MAX_NAME_BYTES,
@@ -177,6 +179,10 @@ class SmbBackend(Backend):
     def list_dirs(self, paths: Sequence[LayerPath]) -> list[list[DirEntry] | OSError]:
         with self._in_use.using(*paths):
             return self._lister.entries(self._connector.session(), paths)
+
+    def list_names(self, paths: Sequence[LayerPath]) -> list[list[NamedEntry] | OSError]:
+        with self._in_use.using(*paths):
+            return self._lister.named(self._connector.session(), paths)
 
     def open(
         self,

@@ -21,7 +21,7 @@ from netoverlay_smb import commands, replies
 from netoverlay_smb.commands import Body
 from netoverlay_smb.credits import CreditWindow, Ticket
 from netoverlay_smb.errors import describe
-from netoverlay_smb.incoming import READ_HEAD_BYTES, Incoming, replies_in
+from netoverlay_smb.incoming import READ_HEAD_BYTES, HeaderFields, Incoming, replies_in
 from netoverlay_smb.outgoing import Link, Outgoing
 from netoverlay_smb.protocol import HEADER, HEADER_BYTES, NOTIFICATION_ID, Command, HeaderFlags, ProtocolError
 from netoverlay_smb.replies import OplockBreak
@@ -35,6 +35,8 @@ _READ = int(Command.READ)
 _PENDING = int(Status.PENDING)
 _IS_REPLY = int(HeaderFlags.SERVER_TO_CLIENT)
 _PAUSE_SECONDS = 0.001
+_COPIED_BYTES = 4096
+"""Of a reply: it is quicker to have so much at once than to look at the parts of it where they are."""
 
 
 class Request(Awaited):
@@ -96,7 +98,8 @@ class Engine(LeaderFollower):
 
     def wait(self, request: Request) -> Request:
         """Return once the reply is in `request`. UnavailableError at its deadline, or if the connection is lost."""
-        self.await_arrival(request)
+        if not request.done:
+            self.await_arrival(request)
         return request
 
     def submit(self, *bodies: Body) -> list[Request]:
@@ -193,10 +196,14 @@ class Engine(LeaderFollower):
     def _begin(self, expires_at: float) -> bool:
         """Take the next message; False if it was dealt with, True if its data is still to come."""
         found = self._incoming.head(expires_at)
-        if found is not None and self._begin_data(*found):
+        if found is None:
+            message = self._incoming.unsealed(expires_at)
+        elif self._begin_data(*found):
             return True
-        for reply in replies_in(self._incoming.message(expires_at)):
-            self._take_reply(reply)
+        else:
+            message = self._incoming.frames.take(found[1], expires_at)
+        for fields, reply in replies_in(message):
+            self._take_reply(fields, reply)
         return False
 
     def _begin_data(self, head: memoryview, length: int) -> bool:
@@ -230,7 +237,7 @@ class Engine(LeaderFollower):
             return
         while self._filled < len(target):
             self._filled = len(target) - len(self._incoming.frames.fill(target[self._filled :], expires_at))
-        self._incoming.check_signature([self._arriving_head, target])
+        self._incoming.check_signature(HEADER.unpack_from(self._arriving_head), self._arriving_head, target)
         request.filled = len(target)
         self._finish(request)
 
@@ -239,8 +246,8 @@ class Engine(LeaderFollower):
         request.finish()
         self._is_streaming, self._arriving = False, None
 
-    def _take_reply(self, reply: memoryview) -> None:
-        _, _, _, status, command, granted, flags, _, message_id, low, high, _, _ = HEADER.unpack_from(reply)
+    def _take_reply(self, fields: HeaderFields, reply: memoryview) -> None:
+        _, _, _, status, command, granted, flags, _, message_id, low, high, _, _ = fields
         if message_id == NOTIFICATION_ID:
             if command == Command.OPLOCK_BREAK:
                 self._acknowledge(bytes(reply[HEADER_BYTES:]))
@@ -250,13 +257,14 @@ class Engine(LeaderFollower):
         if status == _PENDING:
             self._note_interim(message_id, low | high << 32, granted)
             return
-        self._incoming.check_signature([reply])
+        head = bytes(reply[:_COPIED_BYTES])
+        self._incoming.check_signature(fields, head, *([reply[_COPIED_BYTES:]] if len(reply) > _COPIED_BYTES else ()))
         request = self._claim(message_id, command)
         request.status = status
         if request.buffer is not None and not status:
             self._copy_data(request, reply)
         else:
-            request.body = bytes(reply[HEADER_BYTES:])
+            request.body = head[HEADER_BYTES:] if len(reply) <= _COPIED_BYTES else bytes(reply[HEADER_BYTES:])
         self._granted(request.charge, granted)
         if request.abandoned:
             self._undo(request)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import TypeAlias
 
 from netoverlay.backend_api import Readable
 from netoverlay_smb.frames import FrameReader
@@ -19,6 +20,8 @@ from netoverlay_smb.protocol import (
     ProtocolError,
 )
 
+HeaderFields: TypeAlias = tuple[bytes, int, int, int, int, int, int, int, int, int, int, int, bytes]
+"""Those of HEADER."""
 READ_HEAD_BYTES = HEADER_BYTES + 16
 """What stands before the data of a READ reply."""
 _SIGNED = int(HeaderFlags.SIGNED)
@@ -29,7 +32,7 @@ class Incoming:
 
     def __init__(self, link: Link) -> None:
         self.frames = FrameReader(link.socket)
-        """For data that goes straight to where it is wanted."""
+        """For messages that are not encrypted, and data that goes straight to where it is wanted."""
         self._signer = link.signer if link.sealer is None else None
         self._sealer = link.sealer
         self._plain = memoryview(bytearray(1 << 17))
@@ -59,11 +62,9 @@ class Incoming:
             raise ProtocolError("the server sent in the clear what has to be encrypted")
         return head, length
 
-    def message(self, expires_at: float) -> memoryview:
-        """The whole next message, after head(); valid until the next call."""
+    def unsealed(self, expires_at: float) -> memoryview:
+        """The whole next message, decrypted, after head() has told that it is encrypted; valid until the next call."""
         length = self.frames.length(expires_at)
-        if bytes(self.frames.peek(4, expires_at)) != TRANSFORM_MAGIC:
-            return self.frames.take(length, expires_at)
         if self._sealer is None or length < TRANSFORM_BYTES:
             raise ProtocolError("the server sent an encrypted message where none was due")
         sealed = self.frames.take_with_room(length, expires_at)
@@ -71,31 +72,31 @@ class Incoming:
             self._plain = memoryview(bytearray(length + HEADER_BYTES))
         return self._plain[: self._sealer.unseal(sealed, self._plain)]
 
-    def check_signature(self, parts: Sequence[Readable]) -> None:
-        """Of a reply, whose header is at the beginning of the first part; unless nothing is signed."""
+    def check_signature(self, fields: HeaderFields, head: bytes, *data: Readable) -> None:
+        """Of a reply: its header, taken apart, `head`, which it is at the beginning of, and what follows that.
+
+        Unless nothing is signed.
+        """
         if self._signer is None:
             return
-        head = parts[0]
-        fields = HEADER.unpack_from(head)
         if not fields[6] & _SIGNED:
             raise ProtocolError("the server sent a reply that is not signed")
-        unsigned = [bytes(head[:SIGNATURE_AT]), NO_SIGNATURE, head[HEADER_BYTES:], *parts[1:]]
-        self._signer.check(unsigned, fields[8], fields[12])
+        self._signer.check((head[:SIGNATURE_AT] + NO_SIGNATURE + head[HEADER_BYTES:], *data), fields[8], fields[12])
 
 
-def replies_in(message: memoryview) -> Iterator[memoryview]:
-    """Everything that is in a message: one reply, or several (MS-SMB2 3.2.5.1.9)."""
+def replies_in(message: memoryview) -> Iterator[tuple[HeaderFields, memoryview]]:
+    """Everything that is in a message, with its header taken apart: one reply, or several (MS-SMB2 3.2.5.1.9)."""
     at = 0
     while True:
         if len(message) - at < HEADER_BYTES:
             raise ProtocolError("the server sent a compound that ends in the middle of a header")
-        magic, size, *_ = fields = HEADER.unpack_from(message, at)
-        following = fields[7]
+        fields: HeaderFields = HEADER.unpack_from(message, at)
+        magic, size, following = fields[0], fields[1], fields[7]
         if magic != MAGIC or size != HEADER_BYTES:
             raise ProtocolError(f"the server sent {bytes(message[at : at + 8])!r}, which is no SMB2")
         if following and not HEADER_BYTES <= following <= len(message) - at:
             raise ProtocolError("the server sent a compound whose parts lie outside of it")
-        yield message[at : at + following] if following else message[at:]
+        yield fields, message[at : at + following] if following else message[at:]
         if not following:
             return
         at += following

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
-from netoverlay.backend_api import DirEntry, LayerPath, join_path, os_error
+from netoverlay.backend_api import DirEntry, FileType, LayerPath, NamedEntry, join_path, os_error
 from netoverlay.backend_api.listing_limits import ListingLimits, ListingProgress
 from netoverlay.backend_api.together import Conversation, converse
 from netoverlay_smb import commands, diagnosis, look, names, replies
@@ -34,19 +34,37 @@ _MORE_BYTES = 1 << 20
 _MORE_DEPTH = 2
 _LOOKS_IN_FLIGHT = 128
 _LOOKS_AT_ONCE = 16
-_LOOK_CHARGE = 5
+_LOOK_CHARGE = 6
 """The most credits that one costs."""
+_LOOK_SECONDS = 0.0002
+"""Processor time, of the server and of ours."""
 _PERMISSION_BITS = 0o7777
 _REPARSE_POINT = int(FileAttributes.REPARSE_POINT)
 _ANYTHING = CreateOptions(0)
+_ASK_LINKS_AND_SECURITY = (commands.query_file(InfoClass.STANDARD), commands.query_security())
+"""In the place of all information, of which a listing has told the rest: a server has to look for more of that."""
+_CLOSE = commands.close()
 _VANISHED = frozenset(
     {Status.OBJECT_NAME_NOT_FOUND, Status.OBJECT_PATH_NOT_FOUND, Status.DELETE_PENDING, Status.OBJECT_NAME_INVALID}
 )
 
 
 _Compound: TypeAlias = list[Body]
-_Listing: TypeAlias = Conversation[_Compound, list[Request], list[DirEntry]]
+_Entry = TypeVar("_Entry")
+_Told: TypeAlias = Conversation[_Compound, list[Request], list[_Entry]]
+_Sorting: TypeAlias = Conversation[_Compound, list[Request], "_Sorted"]
 _Reading: TypeAlias = Conversation[_Compound, list[Request], list[Listed]]
+
+
+class _Sorted(NamedTuple):
+    """What the listing of one directory told."""
+
+    entries: list[DirEntry]
+    unclear: list[Listed]
+    """What has to be looked at to know its type, or its true name."""
+    unsaid: list[Listed]
+    """What lacks only mode, owner and link count, and has the name that is listed."""
+    progress: ListingProgress
 
 
 class Lister:
@@ -60,30 +78,56 @@ class Lister:
         self._secured = appearance.modes_from_server and not with_modes
         self._access = LOOK | FileAccess.READ_CONTROL if self._secured else LOOK
 
+    @property
+    def looks(self) -> bool:
+        """Whether each entry has to be looked at."""
+        return self._secured
+
     def entries(self, session: Session, directories: Sequence[LayerPath]) -> list[list[DirEntry] | OSError]:
         """All usable entries of each directory, or its error: ENOTDIR for anything else, a symbolic link too."""
-        return converse([self._listing(session, each) for each in directories], session.submit_all)
+        return converse([self._listing(session, each, self._entries) for each in directories], session.submit_all)
 
-    def _listing(self, session: Session, directory: LayerPath) -> _Listing:
+    def named(self, session: Session, directories: Sequence[LayerPath]) -> list[list[NamedEntry] | OSError]:
+        """As entries(); mode, owner and link count only where to ask costs less than another round trip would."""
+        return converse([self._listing(session, each, self._names) for each in directories], session.submit_all)
+
+    def _listing(
+        self, session: Session, directory: LayerPath, read: Callable[[Session, LayerPath, bytes], _Told[_Entry]]
+    ) -> _Told[_Entry]:
         path = self._paths.on_server(session.root, directory)
         try:
-            return (yield from self._entries(session, directory, path))
+            return (yield from read(session, directory, path))
         except StatusError as error:
             raise diagnosis.of_path(session, error, path, "list_dir") from error
 
-    def _entries(self, session: Session, directory: LayerPath, path: bytes) -> _Listing:
+    def _entries(self, session: Session, directory: LayerPath, path: bytes) -> _Told[DirEntry]:
+        entries, unclear, unsaid, progress = yield from self._sorted(session, directory, path)
+        return entries + (yield from self._look_at(session, directory, path, unclear + unsaid, progress))
+
+    def _names(self, session: Session, directory: LayerPath, path: bytes) -> _Told[NamedEntry]:
+        entries, unclear, unsaid, progress = yield from self._sorted(session, directory, path)
+        if len(unsaid) * _LOOK_SECONDS <= session.round_trip:
+            unclear, unsaid = unclear + unsaid, []
+        entries += yield from self._look_at(session, directory, path, unclear, progress)
+        told = [NamedEntry(name, stat.type, stat) for name, stat in entries]
+        return told + [_unsaid(entry) for entry in unsaid]
+
+    def _sorted(self, session: Session, directory: LayerPath, path: bytes) -> _Sorting:
         progress = self._limits.begin(directory)
-        entries: list[DirEntry] = []
-        unclear: list[Listed] = []
+        found = _Sorted([], [], [], progress)
         for entry in (yield from self._read_all(session, path, progress)):
             if entry.name in (".", "..") or entry.name.startswith(HIDDEN_PREFIX):
                 continue
-            if self._secured or look.may_be_link(entry.facts) or names.may_be_short(entry.name):
-                unclear.append(entry)
-            elif names.is_usable(name := names.from_server(entry.name)):
+            name = names.from_server(entry.name)
+            if look.may_be_link(entry.facts) or names.may_be_short(entry.name):
+                found.unclear.append(entry)
+            elif self._secured:
+                same = names.is_usable(name) and names.to_server(name) == entry.name
+                (found.unsaid if same else found.unclear).append(entry)
+            elif names.is_usable(name):
                 told = Ownership(None, None, entry.unix_mode & _PERMISSION_BITS if self._with_modes else None)
-                entries.append(DirEntry(name, self._appearance.stat(entry.facts, told)))
-        return entries + (yield from self._look_at(session, directory, path, unclear, progress))
+                found.entries.append(DirEntry(name, self._appearance.stat(entry.facts, told)))
+        return found
 
     def _read_all(self, session: Session, path: bytes, progress: ListingProgress, *, through: bool = False) -> _Reading:
         wanted = InfoClass.ID_BOTH_DIRECTORY if self._with_modes else InfoClass.ID_FULL_DIRECTORY
@@ -119,7 +163,7 @@ class Lister:
         path: bytes,
         unclear: list[Listed],
         progress: ListingProgress,
-    ) -> _Listing:
+    ) -> _Told[DirEntry]:
         """Ask for each entry what the listing did not tell, many at a time."""
         entries: list[DirEntry] = []
         waiting = iter(unclear)
@@ -155,13 +199,14 @@ class Lister:
         link = _is_mfsymlink(entry)
         access = self._access | FileAccess.READ_DATA if link else self._access
         bodies = [commands.create(path, access, _ANYTHING)]
-        if self._secured or names.may_be_short(entry.name):
+        if names.may_be_short(entry.name):
             bodies.append(commands.query_file(InfoClass.ALL))
         if self._secured:
-            bodies.append(commands.query_security())
+            bodies += _ASK_LINKS_AND_SECURITY
         if link:
             bodies.append(commands.read(PREVIOUS_HANDLE, 0, entry.facts.size))
-        return [*bodies, commands.close()]
+        bodies.append(_CLOSE)
+        return bodies
 
     def _answers(self, session: Session, path: bytes, entry: Listed, requests: list[Request]) -> tuple[str, Look]:
         """The entry's true name, and what it is."""
@@ -174,12 +219,14 @@ class Lister:
             return name, Look(entry.facts, NOTHING_TOLD, None)
         session.expect(opening)
         facts = entry.facts
-        if self._secured or names.may_be_short(entry.name):
+        if names.may_be_short(entry.name):
             asking = answers.pop(0)
             facts = facts._replace(nlink=look.all_of(session, asking).nlink)
-            if names.may_be_short(entry.name):
-                name = _true_name(session, path, asking) or name
-        owner = look.ownership(session, answers.pop(0)) if self._secured else NOTHING_TOLD
+            name = _true_name(session, path, asking) or name
+        owner = NOTHING_TOLD
+        if self._secured:
+            facts = facts._replace(nlink=session.parse(replies.link_count, session.info(answers.pop(0))))
+            owner = look.ownership(session, answers.pop(0))
         link = None
         if _is_mfsymlink(entry):
             link = look.link_in(session, opening, answers.pop(0))
@@ -201,6 +248,11 @@ class Lister:
             with suppress(StatusError):
                 found = look.at(session, at, self._appearance)._replace(facts=entry.facts)
         return name, found
+
+
+def _unsaid(entry: Listed) -> NamedEntry:
+    kind = FileType.DIRECTORY if entry.facts.is_directory else FileType.REGULAR
+    return NamedEntry(names.from_server(entry.name), kind, None)
 
 
 def _true_name(session: Session, directory: bytes, asking: Request) -> str:

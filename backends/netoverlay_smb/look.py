@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import NamedTuple
 
 from netoverlay.backend_api import FileStat
@@ -41,6 +42,7 @@ def at(session: Session, path: bytes, appearance: Appearance) -> Look:
     """Look at what stands at `path` itself. StatusError."""
     secured = appearance.modes_from_server
     access = _LOOK_SECURED if secured else LOOK
+    began_at = time.monotonic()
     requests = session.engine.call(
         commands.create(path, access, _ANYTHING), *questions(secured=secured), commands.close()
     )
@@ -49,6 +51,8 @@ def at(session: Session, path: bytes, appearance: Appearance) -> Look:
         requests = session.engine.call(
             commands.create(path, LOOK, _ANYTHING), *questions(secured=False), commands.close()
         )
+    else:
+        session.saw_round_trip(time.monotonic() - began_at)
     session.expect(requests[0])
     facts = all_of(session, requests[1])
     told = ownership(session, requests[2]) if len(requests) > 3 else NOTHING_TOLD

@@ -19,6 +19,8 @@ from netoverlay_smb.protocol import LENGTH_BYTES, TRANSFORM_MAGIC, ProtocolError
 _TRANSFORM = struct.Struct("<4s16s16sIHHQ")
 """MS-SMB2 2.2.41: magic, signature, nonce, size of what is encrypted, reserved, flags, session id."""
 TRANSFORM_BYTES = _TRANSFORM.size
+_NONCE = struct.Struct("<QI")
+"""Of GMAC (MS-SMB2 3.1.4.1): message id, and what kind of message it is."""
 _SIGNATURE_AT = 4
 _NONCE_AT = 20
 _ENCRYPTED = 1
@@ -57,9 +59,9 @@ class GmacSigner(Signer):
         self._gcm = aead.AESGCM(key)
 
     def signature(self, parts: Sequence[Readable], message_id: int, *, is_reply: bool, is_cancel: bool) -> bytes:
-        nonce = message_id.to_bytes(8, "little") + bytes([is_reply | is_cancel << 1, 0, 0, 0])
-        if sum(map(len, parts)) <= _ONE_SHOT_BYTES:
-            return self._gcm.encrypt(nonce, b"", b"".join(parts))
+        nonce = _NONCE.pack(message_id, is_reply | is_cancel << 1)
+        if len(parts) == 1 or sum(map(len, parts)) <= _ONE_SHOT_BYTES:
+            return self._gcm.encrypt(nonce, b"", parts[0] if len(parts) == 1 else b"".join(parts))
         encryptor = Cipher(self._key, modes.GCM(nonce)).encryptor()
         for part in parts:
             encryptor.authenticate_additional_data(part)

@@ -119,6 +119,7 @@ class InfoClass(enum.IntEnum):
     """MS-FSCC 2.4: what is asked, set or listed of a file."""
 
     BASIC = 4
+    STANDARD = 5
     RENAME = 10
     LINK = 11
     DISPOSITION = 13

@@ -18,6 +18,7 @@ _BUFFER = struct.Struct("<HHI")
 _WRITTEN = struct.Struct("<HHI")
 _IOCTL = struct.Struct("<HHI16sIIII")
 _ALL = struct.Struct("<QQQQIIQQIBBHQI")
+_STANDARD = struct.Struct("<QQI")
 _LISTED = struct.Struct("<IIQQQQQQIIIIQ")
 _LISTED_BOTH = struct.Struct("<IIQQQQQQIIIB1x24sHQ")
 _FULL_SIZE = struct.Struct("<QQQII")
@@ -215,6 +216,12 @@ def all_information(data: bytes) -> FileFacts:
     times = to_ns(modified), to_ns(accessed), to_ns(changed)
     known_size = None if attributes & _REPARSE_POINT else ea_size
     return FileFacts(*times, size, allocated, attributes, number, nlink, known_size)
+
+
+def link_count(data: bytes) -> int:
+    """MS-FSCC 2.4.47."""
+    count: int = _unpack(_STANDARD, data)[2]
+    return count
 
 
 def name_of_all(data: bytes) -> str:

@@ -40,13 +40,20 @@ class Session:
         """Whether the share is another one than the url names."""
         self.copy_limits = Copied(256, 1 << 20, 16 << 20)
         """What the server copies at once; it will say so if that is too much."""
+        self.round_trip = 0.0
+        """Seconds, at most."""
         self.reading, self.writing = Window(), Window()
         self.keeps_locks: bool | None = None
         """Whether the server keeps the locks that it grants; None until somebody has tried."""
 
     def note_round_trip(self, seconds: float) -> None:
-        """How far the server is away."""
+        """How far the server is away, as the first request shows."""
+        self.round_trip = seconds
         self.reading, self.writing = Window(seconds), Window(seconds)
+
+    def saw_round_trip(self, seconds: float) -> None:
+        """What waited for one round trip has taken so long: the quickest shows how far the server is away."""
+        self.round_trip = min(self.round_trip, seconds)
 
     @property
     def broken(self) -> bool:

@@ -25,6 +25,7 @@ from netoverlay.backend_api.types import (
     FileType,
     LayerPath,
     LockKind,
+    NamedEntry,
     RenameFlags,
     SpaceUsage,
     XattrMode,
@@ -207,6 +208,16 @@ class Backend(abc.ABC):
             except OSError as error:
                 found.append(error)
         return found
+
+    def list_names(self, paths: Sequence[LayerPath]) -> list[list[NamedEntry] | OSError]:
+        """As list_dirs(), without the attributes that would cost more than the names.
+
+        A name whose attributes are left out is one that stat() tells of, and of the type that is told here.
+        """
+        return [
+            found if isinstance(found, OSError) else [NamedEntry(name, stat.type, stat) for name, stat in found]
+            for found in self.list_dirs(paths)
+        ]
 
     def read_files(self, wanted: Sequence[WantedFile], *, unchanging: bool) -> list[FileContent | OSError]:
         """Read small files whole, all at once where the transport can: for each what is read, or why it cannot be.

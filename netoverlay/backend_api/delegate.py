@@ -17,6 +17,7 @@ from netoverlay.backend_api.types import (
     FileType,
     LayerPath,
     LockKind,
+    NamedEntry,
     RenameFlags,
     SpaceUsage,
     XattrMode,
@@ -134,6 +135,10 @@ class DelegatingBackend(Backend):
     def list_dirs(self, paths: Sequence[LayerPath]) -> list[list[DirEntry] | OSError]:
         """By list_dir(), as read_files()."""
         return super().list_dirs(paths)
+
+    def list_names(self, paths: Sequence[LayerPath]) -> list[list[NamedEntry] | OSError]:
+        """By list_dirs(), as read_files()."""
+        return super().list_names(paths)
 
     def open(
         self,

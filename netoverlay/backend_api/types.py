@@ -89,6 +89,15 @@ class DirEntry(NamedTuple):
     stat: FileStat
 
 
+class NamedEntry(NamedTuple):
+    """One name of a directory, with what its listing told at little cost."""
+
+    name: str
+    type: FileType
+    stat: FileStat | None
+    """None where more has to be asked."""
+
+
 class SpaceUsage(NamedTuple):
     """statvfs(3) in bytes; the file counts are 0 where the transport has none."""
 
@@ -229,6 +238,8 @@ class Capabilities:
     """BackendFile.lock(), seen by others than this process."""
     whole_locks: bool = False
     """BackendFile.lock_whole(), seen by others than this process, and apart from lock()."""
+    names_first: bool = False
+    """list_names() of large directories costs much less than list_dir()."""
     case_sensitive: bool = True
     time_granularity_ns: int = 1_000_000_000
     max_name_bytes: int = 255

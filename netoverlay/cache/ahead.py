@@ -44,6 +44,7 @@ def log_failure(future: Future[T]) -> None:
 
 class _Thread(threading.local):
     looks_ahead = False
+    wants_names_only = False
 
 
 _thread = _Thread()
@@ -57,6 +58,21 @@ def looking_ahead() -> Iterator[None]:
         yield
     finally:
         _thread.looks_ahead = False
+
+
+@contextmanager
+def looking_by_name() -> Iterator[None]:
+    """This thread lists what is inside to find one name in each of the directories below."""
+    _thread.wants_names_only = True
+    try:
+        yield
+    finally:
+        _thread.wants_names_only = False
+
+
+def wants_names_only() -> bool:
+    """Whether this thread is in looking_by_name()."""
+    return _thread.wants_names_only
 
 
 def _is_hidden(path: LayerPath) -> bool:
@@ -90,16 +106,19 @@ class Ahead:
         with self._lock:
             self._listed[path] = None
 
-    def missed(self, path: LayerPath, *, listed: bool, beside: Callable[[], Iterable[LayerPath]]) -> bool:
+    def missed(
+        self, path: LayerPath, *, listed: bool, beside: Callable[[], Iterable[LayerPath]], again: bool = False
+    ) -> bool:
         """Somebody has to wait for the directory `path`: whether there is a walk, for which found() is to be called.
 
-        `listed`: for who lists it. `beside()`: the directories that can be fetched next to it.
+        `listed`: for who lists it. `beside()`: the directories that can be fetched next to it. `again`: its names were
+        fetched before.
         """
         if _thread.looks_ahead or (_is_hidden(path) and not listed):
             return False
         parent = split_path(path)[0]
         with self._lock:
-            is_walk = bool(path) and self._allowance.demand(parent)
+            is_walk = bool(path) and not again and self._allowance.demand(parent)
             if path and listed and parent in self._listed:
                 self._allowance.sign(AT_FIRST)
                 is_walk = True

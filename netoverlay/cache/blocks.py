@@ -73,15 +73,23 @@ class Blocks:
         key = part_key(source.key, index)
         with self._lock:
             block = self._recent.get(key)
-        if block is not None:
-            return block
+        return self._flown(source, index, key, remember=True) if block is None else block
+
+    def read_once(self, source: BlockSource, index: int) -> bytes:
+        """As read(), for who takes all of it: it is not wanted soon again, and leaves its memory to the next."""
+        key = part_key(source.key, index)
+        with self._lock:
+            block = self._recent.pop(key, None)
+        return self._flown(source, index, key, remember=False) if block is None else block
+
+    def _flown(self, source: BlockSource, index: int, key: str, *, remember: bool) -> bytes:
         try:
-            return self._flights.do(key, lambda: self._load(source, index, key))
+            return self._flights.do(key, lambda: self._load(source, index, key, remember=remember))
         except OSError as error:
             if error.errno != errno.EBADF or source.is_closed:
                 raise
             # It was fetched for another open file of the same content, which has been closed.
-            return self._load(source, index, key)
+            return self._load(source, index, key, remember=remember)
 
     def read_part(self, source: BlockSource, index: int, start: int, size: int) -> bytes:
         """`size` bytes from `start` in the block, or up to its end, without the rest of it unless that is worth while.
@@ -124,7 +132,7 @@ class Blocks:
         """After stop(): wait for what is under way."""
         self._pool.shutdown(wait=True)
 
-    def _load(self, source: BlockSource, index: int, key: str) -> bytes:
+    def _load(self, source: BlockSource, index: int, key: str, *, remember: bool) -> bytes:
         offset = index * BLOCK
         size = min(BLOCK, source.size - offset)
         block = self._store.read(key)
@@ -132,19 +140,17 @@ class Blocks:
             block, is_ours = source.fetch(offset, size)
             if not is_ours or len(block) != size:
                 return block
-            self._store.put(key, block)
-        self._remember(key, block)
+            remember = not self._store.put(key, block) or remember
+        if remember:
+            with self._lock:
+                self._recent[key] = block
         return block
-
-    def _remember(self, key: str, block: bytes) -> None:
-        with self._lock:
-            self._recent[key] = block
 
     def _read_ahead(self, source: BlockSource, index: int) -> None:
         key = part_key(source.key, index)
         with self._lock:
             is_here = key in self._recent
-        if is_here or source.is_closed or self._closed or key in self._flights:
+        if is_here or source.is_closed or self._closed or key in self._flights or self._store.expect(key):
             return
         try:
             self.read(source, index)

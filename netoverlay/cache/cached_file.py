@@ -306,8 +306,9 @@ class BlockFile(CachedFile):
             wanted = min(end - offset, BLOCK - start)
             if plan.at_random:
                 piece = self._blocks.read_part(self, index, start, wanted)
+            elif wanted == min(BLOCK, self.size - index * BLOCK):
+                piece = self._blocks.read_once(self, index)
             else:
-                # Of a whole block this is the block itself, and no copy.
                 piece = self._blocks.read(self, index)[start : start + wanted]
             pieces.append(piece)
             if len(piece) < wanted:

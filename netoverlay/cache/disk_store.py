@@ -139,6 +139,15 @@ class DiskStore:
 
         return self._with_entry(key, there)
 
+    def expect(self, key: str) -> bool:
+        """Have the disk read the entry, without waiting for that; False if there is none."""
+
+        def advise(descriptor: int, _: os.stat_result) -> bool:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+            return True
+
+        return self._with_entry(key, advise) or False
+
     def __contains__(self, key: str) -> bool:
         root = self._root
         if root is None:

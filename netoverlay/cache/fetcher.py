@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import errno
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from operator import itemgetter
+from typing import TypeVar
 
 from netoverlay.backend_api.backend import Backend
-from netoverlay.backend_api.types import DirEntry, LayerPath, split_path
-from netoverlay.cache.ahead import Ahead
+from netoverlay.backend_api.errors import UnavailableError
+from netoverlay.backend_api.types import DirEntry, LayerPath, NamedEntry, split_path
+from netoverlay.cache.ahead import Ahead, wants_names_only
 from netoverlay.cache.kept_layer import KeptLayer
 from netoverlay.cache.listing import Listing
-from netoverlay.cache.listings import Fetch, Listings
+from netoverlay.cache.listing_fetch import Fetch
+from netoverlay.cache.listings import Listings
 from netoverlay.cache.open_files import OpenFiles
 from netoverlay.cache.single_flight import outcome
 
 _NAME = itemgetter(0)
+E = TypeVar("E")
 
 
 class ListingFetcher:
@@ -28,6 +34,10 @@ class ListingFetcher:
     ) -> None:
         self.kept = kept
         """None from when the layer is changed."""
+        self.names_first = False
+        """Whether names alone cost less than a whole listing."""
+        self._whole_ahead = True
+        """Whether who walks now wants all attributes."""
         self._layer = layer
         self._listings = listings
         self._files = files
@@ -51,6 +61,8 @@ class ListingFetcher:
             self._ahead.join()
         if self.kept is not None:
             self.kept.flush()
+            for path, entries in self._listings.unkept_names():
+                self.kept.keep_names(path, entries)
 
     def entries(self, path: LayerPath) -> list[DirEntry]:
         """What a program is told that lists the directory `path`."""
@@ -66,15 +78,20 @@ class ListingFetcher:
                 self._descend(path)
         return entries
 
-    def listing(self, path: LayerPath) -> Listing:
-        """The listing of `path`, fetched by whoever came first."""
+    def listing(self, path: LayerPath, *, whole: bool = False) -> Listing:
+        """The listing of `path`, fetched by whoever came first; maybe without attributes, unless it has to be `whole`.
+
+        For who looks for a name in it.
+        """
         while True:
-            fetch, is_ours = self._listings.begin(path)
+            fetch, is_ours = self._listings.begin(path, whole=whole)
             if is_ours:
+                if not whole and self.names_first:
+                    return self._kept_names(fetch) or self._fetch_names(fetch)
                 return self._fetch(fetch, listed=False)[1]
-            listing = outcome(fetch.result)
-            if listing:
-                return listing
+            known = outcome(fetch.result)
+            if known and not (whole and known.has_names_only):
+                return known
 
     def note_listed(self, path: LayerPath) -> None:
         """A program lists the directory `path`."""
@@ -83,24 +100,46 @@ class ListingFetcher:
 
     def _fetch(self, fetch: Fetch, *, listed: bool) -> tuple[list[DirEntry], Listing]:
         """List a directory for all who wait for it. `listed`: for a program that lists it."""
-        try:
+        with self._failing(fetch):
             known = self._kept_listing(fetch)
             if known is not None:
                 return known
             is_walk = self._missed(fetch.path, listed=listed)
             entries = self._layer.list_dir(fetch.path)
-        except BaseException as error:
-            self._failed(fetch, error)
-            raise
         listing = self._store(fetch, entries)
         if is_walk:
             self._descend(fetch.path)
         return entries, listing
 
+    def _fetch_names(self, fetch: Fetch) -> Listing:
+        """As _fetch(), for who looks for a name, and need not wait for the attributes of the others."""
+        if self._listings.are_many_wanted():
+            return self._fetch(fetch, listed=False)[1]
+        with self._failing(fetch):
+            known = self._kept_listing(fetch)
+            if known is not None:
+                return known[1]
+            is_walk = self._missed(fetch.path, listed=False)
+            (entries,) = self._layer.list_names([fetch.path])
+            if isinstance(entries, OSError):
+                raise entries
+        listing = self._store_names(fetch, entries)
+        if is_walk:
+            self._descend(fetch.path)
+        return listing
+
     def _kept_listing(self, fetch: Fetch) -> tuple[list[DirEntry], Listing] | None:
         kept = self.kept
         found = None if kept is None else kept.listing(fetch.path)
         return None if found is None else (found.entries, self._listings.store(fetch, found.entries, (), found.extras))
+
+    def _kept_names(self, fetch: Fetch) -> Listing | None:
+        """What is on disk of a directory that is not there whole."""
+        with self._failing(fetch):
+            kept = self.kept
+            if kept is None or (known := kept.names(fetch.path)) is None or kept.listing(fetch.path) is not None:
+                return None
+        return self._listings.store_names(fetch, known.entries, (), known.extras)
 
     def _store(self, fetch: Fetch, entries: list[DirEntry]) -> Listing:
         # Programs walk a tree as it is listed, or in the order of names: what is fetched ahead can then suit both.
@@ -110,12 +149,33 @@ class ListingFetcher:
             kept.keep_listing(fetch.path, entries)
         return self._listings.store(fetch, entries, self._unsettled(fetch.path, entries))
 
+    def _store_names(self, fetch: Fetch, entries: list[NamedEntry]) -> Listing:
+        told = [DirEntry(name, stat) for name, _, stat in entries if stat is not None]
+        if len(told) == len(entries):
+            return self._store(fetch, told)
+        entries.sort(key=_NAME)
+        return self._listings.store_names(fetch, entries, self._unsettled(fetch.path, entries))
+
+    @contextmanager
+    def _failing(self, fetch: Fetch) -> Iterator[None]:
+        """Around what brings it: an error is for all who wait."""
+        try:
+            yield
+        except BaseException as error:
+            self._failed(fetch, error)
+            raise
+
     def _failed(self, fetch: Fetch, error: BaseException) -> None:
         self._listings.fail(fetch, error)
         if isinstance(error, FileNotFoundError | NotADirectoryError):
             self._listings.forget(fetch.path)
 
-    def _unsettled(self, path: LayerPath, entries: list[DirEntry]) -> list[str]:
+    def _failed_ahead(self, fetch: Fetch, error: BaseException) -> None:
+        """Who has waited for it since asks by himself, if there was no answer: there may be one by now."""
+        is_unanswered = isinstance(error, UnavailableError)
+        self._failed(fetch, InterruptedError(errno.EINTR, str(error)) if is_unanswered else error)
+
+    def _unsettled(self, path: LayerPath, entries: Sequence[DirEntry | NamedEntry]) -> list[str]:
         """The names whose attributes may be changing now."""
         if self._files.names_unknown or (not self._listings.exact_names and self._files.any_written()):
             return [entry.name for entry in entries]
@@ -125,29 +185,51 @@ class ListingFetcher:
         """Whether there is a walk, which is likely to go on in `path`."""
         parent = split_path(path)[0]
         ahead = self._ahead
-        return ahead is not None and ahead.missed(
-            path, listed=listed, beside=lambda: self._listings.subdirectories(parent)
+        if ahead is None:
+            return False
+        whole = self._whole_ahead = (listed and not wants_names_only()) or self._listings.are_many_wanted()
+        return ahead.missed(
+            path,
+            listed=listed,
+            again=self._listings.has_names_only(path),
+            beside=lambda: self._listings.subdirectories(parent, whole=whole),
         )
 
     def _descend(self, path: LayerPath) -> None:
         if self._ahead:
-            self._ahead.found(self._listings.subdirectories(path))
+            self._ahead.found(self._listings.subdirectories(path, whole=self._whole_ahead))
 
     def _list_ahead(self, paths: Sequence[LayerPath]) -> list[LayerPath]:
         """List those of `paths` that nobody is at; what is below all that are listed now."""
-        begun = [self._listings.begin(path, ahead=True) for path in paths]
+        whole = self._whole_ahead or not self.names_first
+        begun = [self._listings.begin(path, whole=whole, ahead=True) for path in paths]
         fetches = [fetch for fetch, is_ours in begun if is_ours]
         try:
             asked = [fetch for fetch in fetches if self._kept_listing(fetch) is None]
-            found = self._layer.list_dirs([fetch.path for fetch in asked]) if asked else []
+            if not whole:
+                asked = [fetch for fetch in asked if self._kept_names(fetch) is None]
+            self._bring_ahead(asked, whole=whole)
         except BaseException as error:
             for fetch in fetches:
                 if not fetch.result.done():
-                    self._failed(fetch, error)
+                    self._failed_ahead(fetch, error)
             raise
-        for fetch, entries in zip(asked, found, strict=True):
-            if isinstance(entries, OSError):
-                self._failed(fetch, entries)
-            else:
-                self._store(fetch, entries)
-        return [below for fetch in fetches for below in self._listings.subdirectories(fetch.path)]
+        return [below for fetch in fetches for below in self._listings.subdirectories(fetch.path, whole=whole)]
+
+    def _bring_ahead(self, fetches: Sequence[Fetch], *, whole: bool) -> None:
+        """What is raised is about all that are not ended then."""
+        paths = [fetch.path for fetch in fetches]
+        if not paths:
+            return
+        if whole:
+            for fetch, entries in zip(fetches, self._layer.list_dirs(paths), strict=True):
+                self._end(fetch, entries, self._store)
+        else:
+            for fetch, named in zip(fetches, self._layer.list_names(paths), strict=True):
+                self._end(fetch, named, self._store_names)
+
+    def _end(self, fetch: Fetch, found: E | OSError, store: Callable[[Fetch, E], Listing]) -> None:
+        if isinstance(found, OSError):
+            self._failed_ahead(fetch, found)
+        else:
+            store(fetch, found)

@@ -23,7 +23,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 from netoverlay.backend_api.errors import UnavailableError
 from netoverlay.backend_api.types import DirEntry, FileStat, FileType, LayerPath, join_path, split_path
-from netoverlay.cache.ahead import log_failure, looking_ahead
+from netoverlay.cache.ahead import log_failure, looking_ahead, looking_by_name
 from netoverlay.cache.allowance import START_CREDITS, Allowance
 from netoverlay.cache.name_walk import NameWalk, SameName
 
@@ -77,6 +77,9 @@ class Source(Protocol):
 
     def list_dir(self, path: LayerPath) -> list[DirEntry]:
         """The entries of a directory."""
+
+    def stat(self, path: LayerPath) -> FileStat:
+        """The attributes of what stands at `path`."""
 
     def fetch_files(self, files: list[FoundFile]) -> int:
         """Fetch what is not there yet, and tell how many that were. OSError ends the walk."""
@@ -251,11 +254,11 @@ class FileAhead:
             yield _Onward(parent)
 
     def _of_name(self, item: SameName) -> Iterator[_Item]:
-        entries = self._entries(item.path)
         if not item.depth:
-            found = self._items(item.path, [entry for entry in entries if entry.name == item.name])
-            yield from filter(_is_file, found)
+            yield from filter(_is_file, self._items(item.path, self._entry(item.path, item.name)))
             return
+        with looking_by_name():
+            entries = self._entries(item.path)
         for name, stat in entries:
             if stat.type is FileType.DIRECTORY:
                 yield SameName(join_path(item.path, name), item.depth - 1, item.name)
@@ -267,6 +270,15 @@ class FileAhead:
             raise
         except OSError:
             return []  # which may be opened and not listed, or is gone
+
+    def _entry(self, directory: LayerPath, name: str) -> list[DirEntry]:
+        """The one called `name`, if it is there."""
+        try:
+            return [DirEntry(name, self._source.stat(join_path(directory, name)))]
+        except UnavailableError:
+            raise
+        except OSError:
+            return []
 
     @staticmethod
     def _items(directory: LayerPath, entries: list[DirEntry]) -> Iterator[_Item]:

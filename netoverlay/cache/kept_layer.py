@@ -15,15 +15,25 @@ import logging
 import os
 import struct
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from netoverlay.backend_api.types import Capabilities, DirEntry, FileStat, LayerPath, split_path
+from netoverlay.backend_api.types import Capabilities, DirEntry, FileStat, FileType, LayerPath, NamedEntry, split_path
 from netoverlay.cache.disk_store import MAX_ENTRY, DiskStore
-from netoverlay.cache.kept_listing import FORMAT, Extras, decode_extras, decode_listing, encode_extras, encode_listing
+from netoverlay.cache.kept_listing import (
+    FORMAT,
+    Extras,
+    decode_extras,
+    decode_listing,
+    decode_names,
+    encode_extras,
+    encode_listing,
+    encode_names,
+)
 from netoverlay.cache.keys import layer_key, part_key
+from netoverlay.cache.packed_listings import PackedListings
 
 T = TypeVar("T")
 
@@ -61,6 +71,13 @@ class KeptListing(NamedTuple):
     extras: Extras
 
 
+class KeptNames(NamedTuple):
+    """As KeptListing, of a directory of which not all attributes are known."""
+
+    entries: list[NamedEntry]
+    extras: Extras
+
+
 class KeptLayer:
     """One layer's listings and facts in `store`. Thread-safe. What cannot be read is not there; nothing here fails."""
 
@@ -68,11 +85,15 @@ class KeptLayer:
         """`appearance`: what of the profile changes the attributes that the layer tells."""
         self._store = store
         self._identity = identity
+        self._packed: PackedListings | None = None
         self._facts_key = layer_key(identity, "facts", FORMAT, appearance)
         self._lock = threading.Lock()
         self._unsaved: dict[LayerPath, Extras] = {}
         self._unsaved_count = 0
-        self._facts = self._load(self._facts_key, msgspec.msgpack.Decoder(Facts).decode)
+        self._facts: Facts | None = None
+        facts = self._load(self._facts_key, msgspec.msgpack.Decoder(Facts).decode)
+        if facts is not None:
+            self._take(facts)
         self.on_other_edition: Callable[[], object] = lambda: None
         """Called when it turns out that what was read from here is no longer so."""
 
@@ -101,25 +122,49 @@ class KeptLayer:
         if data is not None:
             self._store.put(self._facts_key, data)
         # Of two mounts that both come first the later one's stays, and what the earlier one keeps is for itself alone.
-        self._facts = facts
+        self._take(facts)
         if before is not None and before.edition != facts.edition:
             with self._lock:
                 self._unsaved, self._unsaved_count = {}, 0
             self.on_other_edition()
 
+    def _take(self, facts: Facts) -> None:
+        if self._packed is None or self._facts is None or self._facts.edition != facts.edition:
+            self._packed = PackedListings(self._store, self._identity, facts.edition)
+        self._facts = facts
+
     def listing(self, path: LayerPath) -> KeptListing | None:
         """The listing of the directory `path`, if it is kept."""
+        entries = self._packed_listing(path)
+        if entries is None:
+            entries = self._single_listing(path)
+        if entries is None:
+            return None
+        return KeptListing(entries, self._extras(path) if self._may_have_extras(entries) else Extras.none())
+
+    def _packed_listing(self, path: LayerPath) -> list[DirEntry] | None:
+        packed = self._packed
+        data = None if packed is None else packed.get(path)
+        return None if data is None else self._decoded(data, decode_listing)
+
+    def _single_listing(self, path: LayerPath) -> list[DirEntry] | None:
         key = self._key("listing", path)
-        entries = None if key is None else self._load(key, lambda first: self._whole_listing(key, first))
-        return None if entries is None else KeptListing(entries, self._extras(path))
+        return None if key is None else self._load(key, lambda first: self._whole_listing(key, first))
+
+    def _may_have_extras(self, entries: list[DirEntry]) -> bool:
+        """Whether there is something of an entry that a listing does not tell. A file of its own, often in vain."""
+        has_xattrs = self._facts is not None and self._facts.capabilities.xattrs
+        return any(
+            stat.type is FileType.SYMLINK or (has_xattrs and stat.has_xattrs is not False) for _, stat in entries
+        )
 
     def keep_listing(self, path: LayerPath, entries: Iterable[DirEntry]) -> None:
         """Keep the listing of the directory `path`."""
-        key = self._key("listing", path)
-        if key is None or not self._store.is_writable:
+        key, packed = self._key("listing", path), self._packed
+        if key is None or packed is None or not self._store.is_writable:
             return
         data = _encoded(lambda: encode_listing(entries))
-        if data is None:
+        if data is None or packed.put(path, data):
             return
         pieces = [data[start : start + _PIECE] for start in range(0, len(data), _PIECE)]
         # The first one last: whoever finds it finds the others.
@@ -127,6 +172,19 @@ class KeptLayer:
             if not self._store.put(part_key(key, number), piece):
                 return
         self._store.put(key, _HEADER.pack(len(pieces), len(data), _digest(data)) + pieces[0])
+
+    def names(self, path: LayerPath) -> KeptNames | None:
+        """What is known of the directory `path`, whose listing is not kept."""
+        key = self._key("names", path)
+        entries = None if key is None else self._load(key, decode_names)
+        return None if entries is None else KeptNames(entries, self._extras(path))
+
+    def keep_names(self, path: LayerPath, entries: Sequence[NamedEntry]) -> None:
+        """Keep the names in the directory `path`, as keep_listing() does, and the attributes of some; not too many."""
+        key = self._key("names", path)
+        data = None if key is None else _encoded(lambda: encode_names(entries))
+        if key is not None and data is not None:
+            self._store.put(key, data)
 
     def xattrs(self, path: LayerPath) -> dict[str, bytes | None] | None:
         """All extended attributes of `path`, if they are kept; None for a value that is not."""
@@ -171,8 +229,9 @@ class KeptLayer:
 
     def _load(self, key: str, decode: Callable[[bytes], T]) -> T | None:
         data = self._store.read(key)
-        if data is None:
-            return None
+        return None if data is None else self._decoded(data, decode)
+
+    def _decoded(self, data: bytes, decode: Callable[[bytes], T]) -> T | None:
         try:
             return decode(data)
         except (ValueError, struct.error, msgspec.MsgspecError) as error:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
 
-from netoverlay.backend_api.types import NAME_ENCODING, NAME_ERRORS, DirEntry, FileStat
+from netoverlay.backend_api.types import NAME_ENCODING, NAME_ERRORS, DirEntry, FileStat, FileType, NamedEntry
 
-FORMAT = 2
-"""Changes when these bytes, or the fields of FileStat, mean something else; part of what they are kept under."""
+FORMAT = 3
+"""Changes when these bytes, or the fields of FileStat or Capabilities, mean something else; part of what they are kept
+under."""
 
 
 class _Encoded(NamedTuple):
@@ -21,6 +22,12 @@ class _Encoded(NamedTuple):
 
 class _EncodedInMemory(NamedTuple):
     names: bytes
+    stats: list[FileStat | None]
+
+
+class _EncodedNames(NamedTuple):
+    names: bytes
+    types: list[FileType]
     stats: list[FileStat | None]
 
 
@@ -50,6 +57,7 @@ class _EncodedExtras(NamedTuple):
 
 _decoder = msgspec.msgpack.Decoder(_Encoded)
 _memory_decoder = msgspec.msgpack.Decoder(_EncodedInMemory)
+_names_decoder = msgspec.msgpack.Decoder(_EncodedNames)
 _extras_decoder = msgspec.msgpack.Decoder(_EncodedExtras)
 
 
@@ -63,6 +71,18 @@ def decode_listing(data: bytes) -> list[DirEntry]:
     """What encode_listing() was given. ValueError or MsgspecError if it is none of its work."""
     names, stats = _decoder.decode(data)
     return [DirEntry(name, stat) for name, stat in zip(_split(names), stats, strict=True)]
+
+
+def encode_names(entries: Sequence[NamedEntry]) -> bytes:
+    """The bytes of a listing that lacks attributes."""
+    names, types, stats = (list(column) for column in zip(*entries, strict=True)) if entries else ([], [], [])
+    return msgspec.msgpack.encode(_EncodedNames(_join(names), types, stats))
+
+
+def decode_names(data: bytes) -> list[NamedEntry]:
+    """What encode_names() was given. ValueError or MsgspecError if it is none of its work."""
+    names, types, stats = _names_decoder.decode(data)
+    return [NamedEntry(*entry) for entry in zip(_split(names), types, stats, strict=True)]
 
 
 def encode_entries(entries: dict[str, FileStat | None]) -> bytes:

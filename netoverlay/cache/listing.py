@@ -25,10 +25,15 @@ class Listing:
         "_packed",
         "_size",
         "ahead",
+        "asked",
         "born",
         "expires",
         "extras",
+        "is_kept",
+        "last_name",
+        "names_used",
         "queued",
+        "untold_directories",
         "used",
         "version",
     )
@@ -47,6 +52,16 @@ class Listing:
         """The count of names forgotten here."""
         self.ahead = False
         """Fetched before anybody asked, and not used yet."""
+        self.untold_directories: tuple[str, ...] | None = None
+        """Those whose attributes were left out when it was fetched; None if none were, of whatever type."""
+        self.is_kept = False
+        """It came from disk."""
+        self.asked = 0
+        """How many attributes that were left out had to be asked for."""
+        self.last_name: str | None = None
+        """That somebody looked for."""
+        self.names_used = 0
+        """How often it was another than before."""
         self.queued = False
         """It is among the unpacked ones."""
         self.used = False
@@ -56,6 +71,11 @@ class Listing:
     def size(self) -> int:
         """How many names there are."""
         return self._size if self._packed is not None else len(self._entries)
+
+    @property
+    def has_names_only(self) -> bool:
+        """Whether attributes were left out when it was fetched."""
+        return self.untold_directories is not None
 
     @property
     def is_packed(self) -> bool:

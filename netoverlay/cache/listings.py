@@ -12,15 +12,17 @@ import enum
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from cachetools import LRUCache
 
 from netoverlay.backend_api.errors import EndlessListingError
-from netoverlay.backend_api.types import DirEntry, FileStat, FileType, LayerPath, join_path, split_path
+from netoverlay.backend_api.types import DirEntry, FileStat, FileType, LayerPath, NamedEntry, join_path, split_path
 from netoverlay.cache.kept_listing import Extras
+from netoverlay.cache.linked_names import LinkedNames
 from netoverlay.cache.listing import Listing, Unpacked
+from netoverlay.cache.listing_fetch import Fetch, Mark
+from netoverlay.cache.name_use import NameUse
 from netoverlay.cache.open_files import OpenFiles
 
 HUGE_DIRECTORY = 8192
@@ -40,33 +42,14 @@ class Answer(enum.Enum):
     """Its directory is not listed."""
 
 
-class Fetch:
-    """One list_dir() under way. `result` is what all who need it wait for."""
-
-    __slots__ = ("ahead", "began", "born", "forgotten", "path", "result", "stale")
-
-    def __init__(self, path: LayerPath, born: int, *, ahead: bool) -> None:
-        self.path = path
-        self.born = born
-        self.began = time.monotonic()
-        self.ahead = ahead
-        self.forgotten: set[str] = set()
-        self.stale = False
-        self.result: Future[Listing] = Future()
-
-
-class Mark:
-    """Where a listing stood before its transport was asked for one name, to see afterwards whether it still does."""
-
-    __slots__ = ("listing", "version")
-
-    def __init__(self, listing: Listing) -> None:
-        self.listing = listing
-        self.version = listing.version
-
-
 def _size(listing: Listing) -> int:
     return listing.size + 1
+
+
+def _type(name: str, stat: FileStat | None, directories: frozenset[str]) -> FileType:
+    if stat is not None:
+        return stat.type
+    return FileType.DIRECTORY if name in directories else FileType.REGULAR
 
 
 def _is_shared(stat: FileStat) -> bool:
@@ -89,8 +72,9 @@ class Listings:
         self._root = Listing({"": None}, -math.inf, 0)
         """Holds the attributes of the root itself, which no listing does."""
         self._fetches: dict[LayerPath, Fetch] = {}
+        self._use = NameUse()
         self._changes = 0
-        self._linked: set[LayerPath] = set()
+        self._linked = LinkedNames()
         self._huge: LRUCache[LayerPath, None] = LRUCache(_MAX_HUGE)
         self._expired: LRUCache[LayerPath, float] = LRUCache(_MAX_HUGE)
         """When a directory was told to have changed, on the monotonic clock."""
@@ -109,6 +93,7 @@ class Listings:
                 return Answer.UNLISTED
             if listing.ahead:
                 listing.ahead, first_use = False, True
+            self._use.looked_for(listing, name)
             answer = self._entry(listing, directory, name)
         if first_use:
             self.on_first_use()
@@ -130,18 +115,24 @@ class Listings:
 
     def answer_from(self, listing: Listing, path: LayerPath) -> FileStat | Answer:
         """What `listing`, of the directory of `path`, which need not be stored, says of `path`."""
+        directory, name = split_path(path)
         with self._lock:
-            return self._entry(listing, *split_path(path))
+            self._use.looked_for(listing, name)
+            return self._entry(listing, directory, name)
 
-    def subdirectories(self, path: LayerPath) -> list[LayerPath]:
-        """The directories in a listed directory that are neither listed nor being listed."""
+    def subdirectories(self, path: LayerPath, *, whole: bool) -> list[LayerPath]:
+        """The directories in a listed directory that are neither listed nor being listed.
+
+        `whole`: one that was fetched without attributes does not count as listed.
+        """
         with self._lock:
             listing = self._fresh(path)
             if listing is None:
                 return []
             entries = self._opened(listing)
             names = [name for name, stat in entries.items() if stat and stat.type is FileType.DIRECTORY]
-            return [child for name in names if not self._is_listed(child := join_path(path, name))]
+            names += [name for name in listing.untold_directories or () if entries.get(name, Answer.ABSENT) is None]
+            return [child for name in names if not self._is_listed(child := join_path(path, name), whole=whole)]
 
     def begin(self, path: LayerPath, *, whole: bool = False, ahead: bool = False) -> tuple[Fetch, bool]:
         """The fetch of `path` under way, and whether the caller must do it, and end it by store() or fail().
@@ -150,7 +141,7 @@ class Listings:
         """
         with self._lock:
             listing = self._fresh(path)
-            if listing is not None and (not whole or self._whole(listing, path) is not None):
+            if listing is not None and (not whole or self._is_whole(listing, path, ahead=ahead)):
                 fetch = Fetch(path, self._changes, ahead=False)
                 fetch.result.set_result(listing)
                 return fetch, False
@@ -164,6 +155,26 @@ class Listings:
         if first_use:
             self.on_first_use()
         return known, False
+
+    def wants_whole(self, path: LayerPath) -> bool:
+        """Called when `path` has to be asked for: whether its directory should rather be fetched again, whole.
+
+        It was fetched without attributes, and some were asked for one by one already.
+        """
+        with self._lock:
+            listing = self._fresh(split_path(path)[0])
+            return listing is not None and self._use.wants_whole(listing)
+
+    def has_names_only(self, path: LayerPath) -> bool:
+        """Whether the directory `path` was fetched without the attributes of some."""
+        with self._lock:
+            listing = self._fresh(path)
+            return listing is not None and listing.has_names_only
+
+    def are_many_wanted(self) -> bool:
+        """Whether the next directory that somebody looks into may well be wanted whole."""
+        with self._lock:
+            return self._use.are_many_wanted()
 
     def is_asked_singly(self, path: LayerPath) -> bool:
         """Whether a listing of `path` is not worth while for the sake of one name.
@@ -185,22 +196,40 @@ class Listings:
 
         `extras`: what was brought beside it.
         """
-        found: dict[str, FileStat | None] = dict(entries)
-        listing = Listing(found, fetch.began + self._ttl, fetch.born)
+        listing = Listing(dict(entries), fetch.began + self._ttl, fetch.born)
         if extras is not None:
             listing.extras = extras
+        return self._store(fetch, listing, unsettled)
+
+    def store_names(
+        self,
+        fetch: Fetch,
+        entries: Iterable[NamedEntry],
+        unsettled: Iterable[str],
+        extras: Extras | None = None,
+    ) -> Listing:
+        """As store(), of entries some of which lack their attributes. `extras`: they come from disk, with these."""
+        listing = Listing({name: stat for name, _, stat in entries}, fetch.began + self._ttl, fetch.born)
+        if extras is not None:
+            listing.extras, listing.is_kept = extras, True
+        listing.untold_directories = tuple(
+            name for name, kind, stat in entries if stat is None and kind is FileType.DIRECTORY
+        )
+        return self._store(fetch, listing, unsettled)
+
+    def unkept_names(self) -> Iterator[tuple[LayerPath, list[NamedEntry]]]:
+        """The directories that were fetched without all attributes, with those that were asked for since.
+
+        Of a layer that nobody changes. Those of which disk has the same are left out.
+        """
         with self._lock:
-            for name in (*fetch.forgotten, *unsettled):
-                found[name] = None
-                listing.extras.forget(name)
-            listing.ahead = fetch.ahead
-            self._end(fetch)
-            if listing.size >= HUGE_DIRECTORY:
-                self._huge[fetch.path] = None
-            if not fetch.stale:
-                self._keep(fetch.path, listing)
-        fetch.result.set_result(listing)
-        return listing
+            known = [(path, each) for path, each in self._listings.items() if each.has_names_only]
+        for path, listing in known:
+            if listing.asked or not listing.is_kept:
+                with self._lock:
+                    entries = dict(listing.entries())
+                directories = frozenset(listing.untold_directories or ())
+                yield path, [NamedEntry(name, _type(name, stat, directories), stat) for name, stat in entries.items()]
 
     def fail(self, fetch: Fetch, error: BaseException) -> None:
         """End a fetch without a result."""
@@ -307,12 +336,12 @@ class Listings:
     def link(self, existing: LayerPath, new: LayerPath) -> None:
         """The two may be one file from now on, and its transport may not tell."""
         with self._lock:
-            self._linked.update((existing, new))
+            self._linked.add(existing, new)
 
     def unlink(self, *paths: LayerPath) -> None:
         """These names are gone."""
         with self._lock:
-            self._linked.difference_update(paths)
+            self._linked.remove(*paths)
 
     def rename(self, old: LayerPath, new: LayerPath, *, exchange: bool) -> list[LayerPath]:
         """What was linked at `old` or below may be at `new`; for an exchange also the other way round.
@@ -321,17 +350,31 @@ class Listings:
         of a file to its own other name changes nothing.
         """
         with self._lock:
-            moves = {path: new + path[len(old) :] for path in self._linked_below(old)}
-            gone = [] if exchange else [path for path, target in moves.items() if target not in self._linked]
-            if exchange:
-                moves |= {path: old + path[len(new) :] for path in self._linked_below(new)}
-            self._linked.update(moves.values())
-        return gone
+            return self._linked.rename(old, new, exchange=exchange)
 
     def is_linked(self, path: LayerPath) -> bool:
         """Whether link() was told of `path`."""
         with self._lock:
             return path in self._linked
+
+    def _store(self, fetch: Fetch, listing: Listing, unsettled: Iterable[str]) -> Listing:
+        found = listing.entries()
+        with self._lock:
+            for name in (*fetch.forgotten, *unsettled):
+                found[name] = None
+                listing.extras.forget(name)
+            listing.ahead = fetch.ahead
+            self._end(fetch)
+            if listing.size >= HUGE_DIRECTORY:
+                self._huge[fetch.path] = None
+            if not fetch.stale:
+                self._keep(fetch.path, listing)
+        fetch.result.set_result(listing)
+        return listing
+
+    def _is_whole(self, listing: Listing, path: LayerPath, *, ahead: bool) -> bool:
+        """`ahead`: nobody waits for it, so that a name that was forgotten since is not worth a fetch."""
+        return not listing.has_names_only if ahead else self._whole(listing, path) is not None
 
     def _whole(self, listing: Listing, path: LayerPath) -> list[DirEntry] | None:
         found = []
@@ -373,12 +416,11 @@ class Listings:
     def _is_expired(self, listing: Listing) -> bool:
         return listing.expires <= time.monotonic() and not self.keeps_expired()
 
-    def _linked_below(self, top: LayerPath) -> set[LayerPath]:
-        prefix = f"{top}/"
-        return {path for path in self._linked if path == top or path.startswith(prefix)}
-
-    def _is_listed(self, path: LayerPath) -> bool:
-        return path in self._fetches or self._fresh(path) is not None
+    def _is_listed(self, path: LayerPath, *, whole: bool) -> bool:
+        if path in self._fetches:
+            return True
+        listing = self._fresh(path)
+        return listing is not None and not (whole and listing.has_names_only)
 
     def _keep(self, path: LayerPath, listing: Listing) -> None:
         self._drop(path)

@@ -87,6 +87,7 @@ class MetadataCache(DelegatingBackend):
             kept.on_other_edition = self._listings.forget_all
         self._capabilities = self.inner.connect()
         self._listings.exact_names = self._exact_names
+        self._fetcher.names_first = self._capabilities.names_first
         mark = self._listings.mark("")
         if kept is not None and kept.facts is not None:
             self._listings.learn("", mark, kept.facts.root)
@@ -256,11 +257,23 @@ class MetadataCache(DelegatingBackend):
         answer = self._listings.lookup(path)
         if answer is Answer.UNLISTED:
             answer = self._list_parent(path)
+        if answer is Answer.ASK and self._listings.wants_whole(path):
+            answer = self._list_parent(path, whole=True)
         if isinstance(answer, FileStat):
             return answer
         if answer is Answer.ABSENT and self._is_possible(path):
             raise os_error(errno.ENOENT, path)
-        return self._ask(path)
+        try:
+            return self._ask(path)
+        except (UnavailableError, FileNotFoundError, InterruptedError):
+            raise
+        except OSError:
+            # A listing shows also what may not be looked at.
+            if self._listings.has_names_only(split_path(path)[0]):
+                told = self._list_parent(path, whole=True)
+                if isinstance(told, FileStat):
+                    return told
+            raise
 
     def _list_dir(self, path: LayerPath) -> list[DirEntry]:
         self._fetcher.note_listed(path)
@@ -313,17 +326,20 @@ class MetadataCache(DelegatingBackend):
             return known.nlink > 1
         return self._capabilities.link_counts or self._listings.is_linked(path)
 
-    def _list_parent(self, path: LayerPath) -> FileStat | Answer:
-        """What the listing of its parent, fetched now, says of `path`; ASK if it cannot be told from a listing."""
+    def _list_parent(self, path: LayerPath, *, whole: bool = False) -> FileStat | Answer:
+        """What the listing of its parent, fetched now, says of `path`; ASK if it cannot be told from a listing.
+
+        `whole`: with the attributes of all that is in it.
+        """
         parent = split_path(path)[0]
         if self._is_absent(parent):
             return Answer.ABSENT
         known = self._listings.lookup(parent)
         is_file = isinstance(known, FileStat) and known.type is not FileType.DIRECTORY
-        if is_file or self._listings.is_asked_singly(parent):
+        if is_file or (not whole and self._listings.is_asked_singly(parent)):
             return Answer.ASK
         try:
-            return self._listings.answer_from(self._fetcher.listing(parent), path)
+            return self._listings.answer_from(self._fetcher.listing(parent, whole=whole), path)
         except (UnavailableError, FileNotFoundError, InterruptedError):
             raise
         except OSError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from netoverlay.backend_api.types import NAME_ENCODING, NAME_ERRORS, FileVersion, LayerPath
@@ -23,7 +23,7 @@ PACKED_FILE = 64 << 10
 PACK_BYTES = 2 << 20
 """A pack that has so many is full."""
 MAX_PACKS = 64
-_MAX_PLACES = 200_000
+MAX_PLACES = 200_000
 """Contents whose places are remembered."""
 
 
@@ -47,11 +47,18 @@ class _Pack:
 
 
 class Packs:
-    """The packs of the layer `identity`; thread-safe. What is damaged is dropped, and so not found."""
+    """The packs of the layer `identity`; thread-safe. What is damaged is dropped, and so not found.
 
-    def __init__(self, store: DiskStore, identity: str) -> None:
+    `kind`: what the packs hold, which tells them from others of the layer. `max_places`: as MAX_PLACES.
+    """
+
+    def __init__(
+        self, store: DiskStore, identity: str, kind: tuple[str | int, ...] = ("pack",), max_places: int = MAX_PLACES
+    ) -> None:
         self._store = store
         self._identity = identity
+        self._kind = kind
+        self._max_places = max_places
         self._lock = threading.Lock()
         self._known: OrderedDict[str, _Pack] = OrderedDict()
         self._place_count = 0
@@ -81,6 +88,23 @@ class Packs:
             if member in pack.places:
                 return True
         return False
+
+    def find(self, directory: LayerPath, member: bytes, keep: Callable[[bytes, bytes], object]) -> bytes | None:
+        """One content. If that takes a look, `keep` is called with each that it finds, and what that is called."""
+        content = self.get(directory, member)
+        if content is not None:
+            return content
+        for name, found in self.look(directory):
+            keep(name, found)
+            if name == member:
+                content = found
+        # Another thread may have found it meanwhile.
+        return self.get(directory, member) if content is None else content
+
+    def has_room(self, directory: LayerPath) -> bool:
+        """Whether put() adds to the first pack; as far as look() and put() know."""
+        pack = self._pack(next(self._keys(directory)))
+        return pack is None or not pack.is_full
 
     def look(self, directory: LayerPath) -> Iterator[tuple[bytes, bytes]]:
         """The contents, with what they are called, that others have added since the last look."""
@@ -130,14 +154,17 @@ class Packs:
 
     def _keys(self, directory: LayerPath) -> Iterator[str]:
         for number in range(MAX_PACKS):
-            yield layer_key(self._identity, "pack", directory, number)
+            yield self._key(directory, number)
+
+    def _key(self, directory: LayerPath, number: int) -> str:
+        return layer_key(self._identity, *self._kind, directory, number)
 
     def _with_room(self, directory: LayerPath) -> str:
         for key in self._keys(directory):
             pack = self._pack(key)
             if pack is None or not pack.is_full:
                 return key
-        key = layer_key(self._identity, "pack", directory, random.randrange(MAX_PACKS))
+        key = self._key(directory, random.randrange(MAX_PACKS))
         self._store.drop(key)
         self._forget(key)
         return key
@@ -181,7 +208,7 @@ class Packs:
             if extent.start <= pack.extent.end:  # else others have written in between, which is yet to be looked at
                 pack.extent = Extent(extent.inode, 0, max(pack.extent.end, extent.end))
             self._known[key] = pack
-            while self._place_count > _MAX_PLACES and len(self._known) > 1:
+            while self._place_count > self._max_places and len(self._known) > 1:
                 _, oldest = self._known.popitem(last=False)
                 self._place_count -= len(oldest.places)
 

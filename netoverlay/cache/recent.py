@@ -33,6 +33,14 @@ class RecentContents(Generic[K]):
                 self._contents.move_to_end(key)
             return content
 
+    def take(self, key: K) -> bytes | None:
+        """The content, which is not kept any longer."""
+        with self._lock:
+            content = self._contents.pop(key, None)
+            if content is not None:
+                self._bytes -= len(content) + _ENTRY_BYTES
+            return content
+
     def put(self, key: K, content: bytes) -> None:
         """Keep a content."""
         with self._lock:

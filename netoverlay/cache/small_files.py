@@ -134,6 +134,10 @@ class SmallFiles:
         """As Source.list_dir()."""
         return self._layer.list_dir(path)
 
+    def stat(self, path: LayerPath) -> FileStat:
+        """As Source.stat()."""
+        return self._layer.stat(path)
+
     def fetch_files(self, files: list[FoundFile]) -> int:
         """As Source.fetch_files()."""
         for directory in {split_path(file.path)[0] for file in files}:
@@ -240,13 +244,10 @@ class SmallFiles:
         """What the store has of it."""
         if stat.size > PACKED_FILE:
             return self._store.open(self._single_key(path, stat))
-        found = self._packs.get(*key)
+        found = self._packs.find(*key, lambda member, data: self._recent.put(_Key(key.directory, member), data))
         if found is not None:
             self._recent.put(key, found)
-            return found
-        self._load(key.directory)
-        found = self._recent.get(key)
-        return self._packs.get(*key) if found is None else found
+        return found
 
     def _load(self, directory: LayerPath) -> None:
         """What is on disk of the small files of a directory, and not known yet."""

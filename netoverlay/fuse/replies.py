@@ -78,17 +78,10 @@ class FileSystemStatistics(NamedTuple):
 
 
 def _entry_fields(found: Entry) -> tuple[int, ...]:
-    entry_valid, entry_valid_nsec = divmod(found.entry_valid_ns, _SECOND)
-    attr_valid, attr_valid_nsec = divmod(found.attr_valid_ns, _SECOND)
-    return (
-        found.nodeid,
-        found.generation,
-        entry_valid,
-        attr_valid,
-        entry_valid_nsec,
-        attr_valid_nsec,
-        *found.attributes,
-    )
+    nodeid, generation, entry_valid_ns, attr_valid_ns, attributes = found
+    entry_valid, entry_valid_nsec = divmod(entry_valid_ns, _SECOND)
+    attr_valid, attr_valid_nsec = divmod(attr_valid_ns, _SECOND)
+    return nodeid, generation, entry_valid, attr_valid, entry_valid_nsec, attr_valid_nsec, *attributes
 
 
 def entry(found: Entry) -> bytes:
@@ -200,16 +193,16 @@ class DirectoryPacker:
         return self._buffer
 
     def _append(self, head: bytes, name: bytes) -> bool:
-        padding = -(len(head) + len(name)) % 8
-        self._room -= len(head) + len(name) + padding
+        size = len(head) + len(name)
+        padding = -size % 8
+        self._room -= size + padding
         if self._room < 0:
             # The caller must not fill the gap with a shorter name: offsets would be skipped.
             self._room = 0
             return False
-        self._buffer += head
-        self._buffer += name
-        self._buffer += bytes(padding)
+        self._buffer += head + name + _ZEROS[:padding]
         return True
 
 
+_ZEROS: Final = bytes(8)
 _NO_ENTRY: Final = (0,) * 6 + _NO_ATTRIBUTES

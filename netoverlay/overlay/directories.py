@@ -10,7 +10,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
 from operator import itemgetter
-from typing import NamedTuple
+from typing import TypeAlias
 
 from netoverlay.backend_api import FileType
 from netoverlay.overlay.handles import DirectoryHandle
@@ -19,17 +19,11 @@ from netoverlay.overlay.lookup import Entry, Lookup
 from netoverlay.overlay.merge import Listed
 from netoverlay.overlay.tree import Tree
 
+Offered: TypeAlias = tuple[str, int, FileType, int, Listed | None]
+"""One entry of a directory: name, st_ino, type, position, and what is listed, None for "." and "..".
 
-class Offered(NamedTuple):
-    """One entry of a directory."""
-
-    name: str
-    ino: int
-    type: FileType
-    position: int
-    """Where to go on after it: what telldir(3) shows."""
-    listed: Listed | None
-    """None for "." and ".."."""
+The position is where to go on after it: what telldir(3) shows.
+"""
 
 
 class Directories:
@@ -56,11 +50,11 @@ class Directories:
         parent = directory.names[0].directory if directory.names else directory
         for index, (name, inode) in enumerate(((".", directory), ("..", parent))):
             if position <= index:
-                yield Offered(name, inode.ino, FileType.DIRECTORY, index + 1, None)
-        listing = handle.listing or []
-        for index in range(bisect_right(handle.positions, position), len(listing)):
+                yield name, inode.ino, FileType.DIRECTORY, index + 1, None
+        listing, positions = handle.listing or [], handle.positions
+        for index in range(bisect_right(positions, position), len(listing)):
             listed = listing[index]
-            yield Offered(listed.name, listed.ino, listed.stat.type, handle.positions[index], listed)
+            yield listed.name, listed.ino, listed.stat.type, positions[index], listed
 
     def _list_locked(self, handle: DirectoryHandle) -> None:
         directory = handle.inode
@@ -81,8 +75,7 @@ class Directories:
         upper, too. Precondition: as for read_locked().
         """
         directory = handle.inode
-        found = listed.found
         is_old = handle.version != directory.version or self._lookup.others_change(directory)
-        if found is None or found.in_upper or is_old:
+        if not listed.is_whole or listed.in_upper or is_old:
             return self._lookup.lookup_locked(directory, listed.name)
-        return self._lookup.enter_locked(directory, listed.name, found)
+        return self._lookup.enter_locked(directory, listed.name, listed)

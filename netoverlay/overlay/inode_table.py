@@ -217,7 +217,7 @@ class InodeTable:
 
     def _register_locked(self, inode: Inode) -> Inode:
         """Let `inode` be found by its nodeid and ids; the one that is found by one of the ids already, if there is."""
-        if isinstance(inode, FileInode):
+        if isinstance(inode, FileInode) and inode.keys:
             known = next((self._by_key[key] for key in inode.keys if key in self._by_key), inode)
             known.keys = tuple(dict.fromkeys((*known.keys, *inode.keys)))
             for key in inode.keys:

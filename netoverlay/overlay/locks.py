@@ -90,7 +90,7 @@ class RankedLock:
     def __enter__(self) -> None:
         if _checking:
             _note_taken(self._rank)
-        if not self._lock.acquire(blocking=False):
+        if not self._lock.acquire(False):
             about_to_wait()
             self._lock.acquire()
 

@@ -172,10 +172,8 @@ class Lookup:
                 else:
                     child = join_path(path, entry.name)
                     ino = upper.marks.recorded_inode_number(child) or upper.inode_number(child, entry.stat)
-                found = None
-                if entry.stat.type is not FileType.DIRECTORY:
-                    found = Found(entry.stat, ino, in_upper=True, lowers=())
-                seen[entry.name] = Listed(entry.name, entry.stat, ino, found)
+                is_whole = entry.stat.type is not FileType.DIRECTORY
+                seen[entry.name] = Listed(entry.stat, ino, in_upper=True, lowers=(), name=entry.name, is_whole=is_whole)
 
     def _enter_twin(self, directory: DirectoryInode, name: str, found: Found, twin: FileInode) -> Entry:
         """Another name of a known file, which has a lookup counted. Where that was copied up, the name follows it."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 from typing import NamedTuple
 
+import msgspec
+
 from netoverlay.backend_api import DirEntry, FileStat, FileType, LayerPath, join_path, split_path
 from netoverlay.overlay.layers import Layer, LayerStack, LowerPlace, UpperLayer
 from netoverlay.overlay.links import LinkCount
@@ -19,8 +21,8 @@ FOLLOW_LIMIT = 40
 """Redirects that lead to redirects: as many as the kernel follows symbolic links."""
 
 
-class Found(NamedTuple):
-    """What a name shows."""
+class Found(msgspec.Struct, frozen=True):
+    """What a name shows. A struct, which is made in a third of the time: a walk makes one for each name."""
 
     stat: FileStat
     """Of the top-most."""
@@ -42,14 +44,12 @@ class Above(NamedTuple):
     redirect: str | None = None
 
 
-class Listed(NamedTuple):
-    """One name of a merged directory."""
+class Listed(Found, frozen=True, kw_only=True):
+    """One name of a merged directory, and what it shows."""
 
     name: str
-    stat: FileStat
-    ino: int
-    found: Found | None
-    """None for a directory of which the listing does not tell all that are merged into it."""
+    is_whole: bool
+    """False for a directory of which the listing does not tell all that are merged into it: `lowers` are not so."""
 
 
 class Merge:
@@ -117,17 +117,17 @@ class Merge:
         for layer, path in lowers:
             entries = _entries(layer, path)
             hidden = layer.format.hidden_in(path, entries)
-            for entry in entries:
-                if entry.name in seen:
+            is_last = layer is self._last
+            for name, stat in entries:
+                if name in seen:
                     continue
-                if entry.name in hidden:
-                    seen[entry.name] = None
+                if name in hidden:
+                    seen[name] = None
                     continue
-                place = LowerPlace(layer, join_path(path, entry.name))
-                ino = layer.inode_number(place.path, entry.stat)
-                complete = entry.stat.type is not FileType.DIRECTORY or layer is self._last
-                found = Found(entry.stat, ino, in_upper=False, lowers=(place,)) if complete else None
-                seen[entry.name] = Listed(entry.name, entry.stat, ino, found)
+                place = LowerPlace(layer, join_path(path, name))
+                ino = layer.inode_number(place.path, stat)
+                is_whole = is_last or stat.type is not FileType.DIRECTORY
+                seen[name] = Listed(stat, ino, False, (place,), name=name, is_whole=is_whole)
 
     def _below(self, lowers: tuple[LowerPlace, ...], name: str, follows: int) -> Found | None:
         top: Found | None = None
@@ -154,7 +154,7 @@ class Merge:
                 break
         if top is None or top.stat.type is not FileType.DIRECTORY:
             return top
-        return top._replace(lowers=tuple(merged))
+        return msgspec.structs.replace(top, lowers=tuple(merged))
 
     def _directories(self, lowers: tuple[LowerPlace, ...], name: str, follows: int) -> tuple[LowerPlace, ...]:
         found = self._below(lowers, name, follows)

@@ -109,7 +109,8 @@ class Tree:
         """
         if isinstance(inode, DirectoryInode):
             return self._shown_directory(inode, stat)
-        stat = self.with_kept_ctime(inode, stat)
+        if inode.kept_ctime is not None:
+            stat = self.with_kept_ctime(inode, stat)
         return self._shown_file(inode, stat) if isinstance(inode, FileInode) else stat
 
     @staticmethod

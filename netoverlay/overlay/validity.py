@@ -36,12 +36,13 @@ class Validity:
         """Those of the layer that holds the inode."""
         return self._home(inode).ttl_ns
 
-    def of_name(self, directory: DirectoryInode, name: str, inode: Inode) -> int:
-        """That `name` leads to `inode`, which is about to be told."""
+    def of_entry(self, directory: DirectoryInode, name: str, inode: Inode) -> tuple[int, int]:
+        """That `name` leads to `inode`, which is about to be told; and as of_attributes()."""
         layer = self._home(inode)
         # Nothing is above the upper, and all that is in it is in directories of it.
-        valid_ns = layer.ttl_ns if inode.in_upper else _shortest((layer, *self._above(directory, layer)))
-        return self._noted(directory, name, valid_ns)
+        is_top = inode.in_upper or (not directory.in_upper and directory.lowers[0].layer is layer)
+        valid_ns = layer.ttl_ns if is_top else _shortest((layer, *self._above(directory, layer)))
+        return self._noted(directory, name, valid_ns), layer.ttl_ns
 
     def of_absence(self, directory: DirectoryInode, name: str) -> int:
         """That there is no such name, which is about to be told."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+from collections.abc import Sequence
 
 from netoverlay.backend_api import (
     Access,
@@ -16,6 +17,7 @@ from netoverlay.backend_api import (
     FileStat,
     FileType,
     LayerPath,
+    NamedEntry,
     RenameFlags,
     SpaceUsage,
     XattrMode,
@@ -104,6 +106,15 @@ class MemoryBackend(Backend):
             if node.type is not FileType.DIRECTORY:
                 raise os_error(errno.ENOTDIR, path)
             return [DirEntry(name, self._view.stat(child)) for name, child in node.children.items()]
+
+    def list_names(self, paths: Sequence[LayerPath]) -> list[list[NamedEntry] | OSError]:
+        """With attributes, or with `names_first` without any."""
+        return [
+            found
+            if isinstance(found, OSError) or not self.capabilities.names_first
+            else [entry._replace(stat=None) for entry in found]
+            for found in super().list_names(paths)
+        ]
 
     def open(
         self,

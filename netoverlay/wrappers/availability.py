@@ -24,8 +24,12 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 LATE = 0.3
-"""Seconds after which a known layer is connected, if nobody needs it sooner: by then the mount is ready, and what logs
-in has not taken time from it."""
+"""Seconds after which a known layer is connected, if nobody needs it sooner: by then the mount is ready. Logging in
+takes as long in the interpreter, so it begins in a time of LATE in which the process has little else to do."""
+LATEST = 5.0
+"""Seconds after which it is connected however much there is to do."""
+_LITTLE = 0.1
+"""Processor seconds a second."""
 FIRST_PAUSE = 0.25
 """Seconds between two tries to reach the layer, at first and at most."""
 MAX_PAUSE = 5.0
@@ -159,7 +163,7 @@ class AvailabilityBackend(InterceptingBackend):
 
     def _try_until_reached(self) -> None:
         if not self._connected:
-            self._wanted.wait(LATE)
+            self._await_leisure()
         pause = FIRST_PAUSE
         while not self._closing.is_set():
             try:
@@ -169,6 +173,15 @@ class AvailabilityBackend(InterceptingBackend):
                 self._closing.wait(REFUSED_PAUSE if isinstance(error, LayerSetupError) else pause)
                 pause = min(2 * pause, MAX_PAUSE)
             else:
+                return
+
+    def _await_leisure(self) -> None:
+        """Return when somebody waits for the layer, or what the caches hold is not being asked for, or after LATEST."""
+        end = time.monotonic() + LATEST
+        spent = time.process_time()
+        while not self._wanted.wait(LATE) and time.monotonic() < end:
+            before, spent = spent, time.process_time()
+            if spent - before < _LITTLE * LATE:
                 return
 
     def _reach(self) -> None:

@@ -26,6 +26,7 @@ CHANGES_NOTHING = frozenset(
         Operation.STAT,
         Operation.LIST_DIR,
         Operation.LIST_DIRS,
+        Operation.LIST_NAMES,
         Operation.OPEN,
         Operation.READ_FILES,
         Operation.SPACE_USAGE,

@@ -24,6 +24,7 @@ from netoverlay.backend_api.types import (
     FileType,
     LayerPath,
     LockKind,
+    NamedEntry,
     RenameFlags,
     SpaceUsage,
     XattrMode,
@@ -42,6 +43,7 @@ class Operation(enum.Enum):
     STAT = "stat"
     LIST_DIR = "list_dir"
     LIST_DIRS = "list_dirs"
+    LIST_NAMES = "list_names"
     OPEN = "open"
     READ_FILES = "read_files"
     SPACE_USAGE = "space_usage"
@@ -104,6 +106,9 @@ class InterceptingBackend(DelegatingBackend, abc.ABC):
 
     def list_dirs(self, paths: Sequence[LayerPath]) -> list[list[DirEntry] | OSError]:
         return self.around(Operation.LIST_DIRS, self.inner.list_dirs, paths)
+
+    def list_names(self, paths: Sequence[LayerPath]) -> list[list[NamedEntry] | OSError]:
+        return self.around(Operation.LIST_NAMES, self.inner.list_names, paths)
 
     def open(
         self,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
 from netoverlay.backend_api.backend import Backend, BackendFile, Readable, Writable
-from netoverlay.backend_api.types import DirEntry, LayerPath
+from netoverlay.backend_api.types import DirEntry, LayerPath, NamedEntry
 from netoverlay.backend_api.whole_files import FileContent, WantedFile
 from netoverlay.wrappers.intercept import InterceptingBackend, InterceptingFile, Operation
 
@@ -82,6 +82,12 @@ class MeteredBackend(InterceptingBackend):
         """Counted as so many listings."""
         found = self.around(Operation.LIST_DIR, self.inner.list_dirs, paths)
         self._counters[Operation.LIST_DIR].add_calls(len(paths) - 1)
+        return found
+
+    def list_names(self, paths: Sequence[LayerPath]) -> list[list[NamedEntry] | OSError]:
+        """Counted as so many listings."""
+        found = self.around(Operation.LIST_NAMES, self.inner.list_names, paths)
+        self._counters[Operation.LIST_NAMES].add_calls(len(paths) - 1)
         return found
 
     def read_files(self, wanted: Sequence[WantedFile], *, unchanging: bool) -> list[FileContent | OSError]:

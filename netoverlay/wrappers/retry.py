@@ -62,6 +62,7 @@ SAFE_TO_REPEAT = {
     Operation.STAT: Safe.READS,
     Operation.LIST_DIR: Safe.READS,
     Operation.LIST_DIRS: Safe.READS,
+    Operation.LIST_NAMES: Safe.READS,
     Operation.READ_FILES: Safe.READS,
     Operation.SPACE_USAGE: Safe.READS,
     Operation.READLINK: Safe.READS,

@@ -35,6 +35,7 @@ from netoverlay.backend_api import (
     XattrMode,
     parse_url,
 )
+from netoverlay.cache.metadata import MetadataCache
 from netoverlay_smb import PLUGIN, SmbBackend, SmbOptions, commands, extended_attributes, names, replies, symlinks
 from netoverlay_smb.handles import GENERIC_READ, GENERIC_WRITE
 from netoverlay_smb.listing import HIDDEN_PREFIX
@@ -100,10 +101,12 @@ class Sendings:
 
     def __init__(self, backend: SmbBackend) -> None:
         self.count = 0
+        self.compounds = 0
         engine = backend._connector.session().engine
         submit_all = engine.submit_all
 
         def counting(compounds):
+            self.compounds += len(compounds)
             self.count += any(body.command is not Command.CLOSE for bodies in compounds for body in bodies)
             return submit_all(compounds)
 
@@ -1274,6 +1277,47 @@ def test_a_root_that_goes_away_is_no_absence_of_its_files(own_smbd, tmp_path):
         assert backend.stat("file").size == 7
         with raises(errno.ENOENT):
             backend.stat("none")
+
+
+@pytest.mark.parametrize("permissions", ["server", "profile"])
+def test_a_large_directory_is_named_without_a_look_at_each_file(smbd, tmp_path, permissions):
+    """But at what could be a link, or have another name."""
+    for number in range(1000):
+        (tmp_path / f"file{number}").touch()
+    (tmp_path / "sub").mkdir()
+    with connected(smbd, tmp_path, permissions=permissions) as backend:
+        assert backend.connect().names_first is (permissions == "server")
+        backend.symlink("link", "file1")
+        sendings = Sendings(backend)
+        before = sendings.compounds
+        (named,) = backend.list_names([""])
+        assert sendings.compounds - before < 100
+        (whole,) = backend.list_dirs([""])
+        assert {entry.name: entry.type for entry in named} == {entry.name: entry.stat.type for entry in whole}
+        told = {entry.name: entry.stat for entry in named if entry.stat is not None}
+        assert told["link"].type is FileType.SYMLINK
+        assert told.keys() == ({"link"} if permissions == "server" else {entry.name for entry in named})
+
+
+def test_a_lookup_in_a_large_directory_costs_three_round_trips(smbd, tmp_path):
+    """Opening and listing it, the rest of the listing in two pieces that are in flight at once, and the look."""
+    for number in range(1000):
+        (tmp_path / f"file{number}").touch()
+    with connected(smbd, tmp_path) as backend, MetadataCache(backend, ttl=None, ahead=0) as cache:
+        cache.connect()
+        sendings = Sendings(backend)
+        assert sendings.during(lambda: cache.stat("file500")) <= 4
+        assert sendings.during(lambda: cache.stat("file501")) == 1
+        assert sendings.during(lambda: cache.stat("file501")) == 0
+        with raises(errno.ENOENT):
+            assert sendings.during(lambda: cache.stat("absent")) == 0
+
+
+def test_a_small_directory_is_named_with_all_that_is_asked_of_a_far_server(smbd, tmp_path):
+    (tmp_path / "file").touch()
+    with connected(smbd, tmp_path) as backend:
+        backend._connector.session().round_trip = 0.02
+        assert [entry.stat for entry in backend.list_names([""])[0]] == [backend.list_dir("")[0].stat]
 
 
 def test_a_listing_tells_link_counts(smbd, tmp_path):

@@ -726,7 +726,7 @@ def test_a_reply_that_comes_as_its_request_expires_belongs_to_it(server, moment,
     server.engine._pending = pending
     answer = Answer.to(asked, b"reply", status=Status.PENDING if interim else 0, flags=REPLY | ASYNC, async_id=9)
     reply = memoryview(server.packed(answer))
-    setattr(pending, moment, lambda: server.engine._take_reply(reply))
+    setattr(pending, moment, lambda: server.engine._take_reply(HEADER.unpack_from(reply), reply))
     server.engine._abandon(request)
     assert not server.engine.broken
     assert request.done == (moment == "before" and not interim)
@@ -749,7 +749,8 @@ def test_a_reply_that_is_being_taken_when_its_time_is_up_is_waited_for(server, p
 
     monkeypatch.setattr(server.engine, "_copy_data", slowly)
     request.waker = queue.SimpleQueue()  # as of one that another thread waits for
-    taking = pool.submit(server.engine._take_reply, memoryview(server.packed(good(asked))))
+    reply = memoryview(server.packed(good(asked)))
+    taking = pool.submit(server.engine._take_reply, HEADER.unpack_from(reply), reply)
     is_taken.wait(LONG)
     giving_up = pool.submit(server.engine._abandon, request)
     threading.Timer(0.1, is_over.set).start()

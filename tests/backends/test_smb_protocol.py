@@ -761,6 +761,10 @@ def test_what_there_is_to_know_of_a_file():
     assert replies.name_of_all(all_information("\\d\\\u00e4")) == "\\d\\\u00e4"
 
 
+def test_how_many_links_a_file_has():
+    assert replies.link_count(VALID[replies.link_count]) == 2
+
+
 def test_what_is_listed():
     found = replies.listed(listing(full_entry))
     assert [entry.name for entry in found] == [".", "\u00e4\U0001f600", "third"]
@@ -872,6 +876,7 @@ VALID: dict[Callable[[bytes], Any], bytes] = {
     replies.copied: ioctl_reply(struct.pack("<III", 3, 4, 5)),
     replies.all_information: all_information(),
     replies.name_of_all: all_information(),
+    replies.link_count: struct.pack("<QQIBBH", 8192, 5000, 2, 0, 0, 0),
     replies.listed: listing(full_entry),
     replies.listed_with_modes: listing(both_entry),
     replies.volume: bytes.fromhex("8f000000ff00000008000000") + encode_utf16("NTFS"),
@@ -927,6 +932,7 @@ CUT_OFF = {
     replies.resume_key: range(len(VALID[replies.resume_key]) - 8),
     replies.copied: range(len(VALID[replies.copied])),
     replies.all_information: range(72),
+    replies.link_count: range(20),
     replies.listed: range(1, len(listing(full_entry)) - 5),
     replies.listed_with_modes: range(1, len(listing(both_entry)) - 5),
     replies.volume_size: range(32),

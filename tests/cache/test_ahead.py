@@ -85,6 +85,40 @@ def test_listings_of_a_walk_run_at_once(layer):
     assert max(map(len, watched.listed_together)) == 16 // WORKERS
 
 
+def test_who_waits_for_what_was_asked_ahead_in_vain_asks_by_himself(layer):
+    """The server did not answer that in time; it may be there again now."""
+    memory, watched, cache = layer
+    make_tree(memory, 2, 2)
+    cache.connect()
+    begun, waited_for = threading.Event(), threading.Event()
+
+    def fail_first(_path):
+        if not begun.is_set():
+            begun.set()
+            assert waited_for.wait(60)
+            raise UnavailableError("silent")
+
+    watched.before[Operation.LIST_DIR] = fail_first
+    found = []
+
+    def list_ahead():
+        with pytest.raises(UnavailableError):
+            cache._fetcher._list_ahead(["d001"])
+
+    ahead = threading.Thread(target=list_ahead)
+    waiting = threading.Thread(target=lambda: found.extend(cache.list_dir("d001")))
+    ahead.start()
+    assert begun.wait(60)
+    result = cache._listings._fetches["d001"].result
+    waiting.start()
+    while not result._waiters:
+        waiting.join(0.001)
+    waited_for.set()
+    for thread in (ahead, waiting):
+        thread.join(60)
+    assert [entry.name for entry in found] == ["d000", "d001"]
+
+
 def test_what_is_below_a_listed_directory_is_no_walk(layer):
     memory, watched, cache = layer
     make_tree(memory, 2, 20)

@@ -104,6 +104,36 @@ def test_a_large_file_is_read_once(layer):
         assert file.read_at(0, len(LARGE) + 5) == LARGE
 
 
+def test_what_is_on_disk_is_only_asked_of_it_ahead_and_leaves_memory_when_it_is_read(layer, monkeypatch):
+    data = os.urandom(20 * BLOCK + 5)
+    layer.put("file", data)
+    _, first = layer.mount()
+    with first.open("file", Access.READ) as file:
+        assert b"".join(file.read_at(index * BLOCK, BLOCK) for index in range(21)) == data
+    first.close()
+    reads, expected = [], threading.Semaphore(0)
+
+    def read(store, key, ask=DiskStore.read):
+        reads.append(threading.current_thread())
+        return ask(store, key)
+
+    def expect(store, key, ask=DiskStore.expect):
+        found = ask(store, key)
+        expected.release()
+        return found
+
+    monkeypatch.setattr(DiskStore, "read", read)
+    monkeypatch.setattr(DiskStore, "expect", expect)
+    watched, later = layer.mount(ahead=4)
+    with watched.silent(), later.open("file", Access.READ) as file:
+        later._blocks.ahead(file, range(21))
+        assert all(expected.acquire(timeout=10) for _ in range(21))
+        assert not reads
+        assert b"".join(file.read_at(index * BLOCK, BLOCK) for index in range(21)) == data
+    assert reads == [threading.current_thread()] * 21
+    assert not later._blocks._recent
+
+
 def test_random_reads_fetch_nothing_ahead(layer):
     layer.put("file", os.urandom(20 * BLOCK))
     watched, cache = layer.mount()

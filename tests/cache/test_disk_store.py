@@ -76,6 +76,18 @@ def test_a_damaged_entry_is_dropped(store, tmp_path, damage):
     assert other.read(key) == b"content" * 100
 
 
+def test_what_is_expected_is_there(store, monkeypatch):
+    store.put(entry_key("k"), b"content")
+    assert store.expect(entry_key("k"))
+    assert not store.expect(entry_key("other"))
+    with monkeypatch.context() as patch:
+        patch.setattr(disk_store.os, "posix_fadvise", lambda *_: os.stat("/absent"))
+        assert not store.expect(entry_key("k"))
+    assert store.read(entry_key("k")) == b"content"
+    store.close()
+    assert not store.expect(entry_key("k"))
+
+
 def test_truncation_is_noticed_by_who_has_checked_before(store, tmp_path):
     key = entry_key("k")
     store.put(key, b"content")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netoverlay.backend_api import Capabilities, DirEntry, FileStat, FileType
-from netoverlay.cache import kept_layer
+from netoverlay.cache import kept_layer, packed_listings, packs
 from netoverlay.cache.disk_store import DiskStore
 from netoverlay.cache.kept_layer import KeptLayer
 from netoverlay.cache.kept_listing import Extras, decode_extras, decode_listing, encode_extras, encode_listing
@@ -59,7 +59,8 @@ def test_extras_come_back(targets, xattrs):
 
 def test_a_later_mount_finds_all_of_it(tmp_path):
     kept = connected(tmp_path)
-    kept.keep_listing("d", entries_of("a", "\udcff"))
+    listed = [*entries_of("\udcff"), DirEntry("a", ROOT._replace(type=FileType.SYMLINK))]
+    kept.keep_listing("d", listed)
     kept.keep_listing("", [])
     kept.keep_target("d/a", "over/\udcfethere")
     kept.keep_xattrs("d/a", {"user.x": b"\0", "user.large": None})
@@ -69,7 +70,7 @@ def test_a_later_mount_finds_all_of_it(tmp_path):
     assert later.facts.root == ROOT
     assert later.facts.capabilities == Capabilities()
     entries, extras = later.listing("d")
-    assert entries == entries_of("a", "\udcff")
+    assert entries == listed
     assert extras == Extras({"a": "over/\udcfethere"}, {"a": {"user.x": b"\0", "user.large": None}})
     assert later.listing("").entries == []
     assert later.listing("other") is None
@@ -123,6 +124,7 @@ def test_what_is_damaged_is_not_there(tmp_path):
         else:
             made.write_bytes(damage)
         assert connected(tmp_path).listing("d") is None
+        made.unlink(missing_ok=True)
 
 
 def test_what_is_whole_and_of_another_format_is_not_there(tmp_path):
@@ -135,7 +137,64 @@ def test_what_is_whole_and_of_another_format_is_not_there(tmp_path):
     assert KeptLayer(DiskStore(str(tmp_path)), LAYER, "").facts is None
 
 
+def test_what_is_packed_and_of_another_format_is_not_there(tmp_path):
+    kept = connected(tmp_path)
+    for data in (b"", b"x", b"\xff" * 100):
+        assert kept._packed.put("d", data)
+        assert kept.listing("d") is None
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The keys of the store that are asked for."""
+    asked = []
+
+    def with_entry(store, key, use, ask=DiskStore._with_entry):
+        asked.append(key)
+        return ask(store, key, use)
+
+    monkeypatch.setattr(DiskStore, "_with_entry", with_entry)
+    return asked
+
+
+def test_the_directories_beside_each_other_are_read_at_once(tmp_path, reads):
+    kept = connected(tmp_path)
+    names = [f"d{number:02}" for number in range(40)]
+    for name in ("", *names, "d00/below", "large"):
+        kept.keep_listing(name, entries_of(*(f"{name}{file}" for file in range(300 if name == "large" else 5))))
+    later = connected(tmp_path)
+    reads.clear()
+    for name in ("", *names):
+        assert later.listing(name).entries == entries_of(*(f"{name}{file}" for file in range(5)))
+    assert len(reads) == 1
+    assert later.listing("d00/below") is not None
+    assert len(reads) == 2
+    assert len(later.listing("large").entries) == 300
+    assert later.listing("d00").entries == entries_of(*(f"d00{file}" for file in range(5))), "again, by its place"
+
+
+def test_what_is_beside_each_other_and_too_much_is_not_packed(tmp_path, monkeypatch):
+    monkeypatch.setattr(packs, "PACK_BYTES", 1000)
+    kept = connected(tmp_path)
+    names = [f"d{number:02}" for number in range(40)]
+    for name in names:
+        kept.keep_listing(name, entries_of(name))
+    assert len(files_of(tmp_path)) > 10
+    later = connected(tmp_path)
+    assert [later.listing(name).entries for name in names] == [entries_of(name) for name in names]
+
+
+@pytest.mark.parametrize("listed", [entries_of("a"), [DirEntry("a", ROOT._replace(type=FileType.SYMLINK))]])
+def test_what_a_listing_does_not_tell_is_read_where_there_may_be_some(tmp_path, reads, listed):
+    connected(tmp_path).keep_listing("d", listed)
+    later = connected(tmp_path)
+    reads.clear()
+    assert later.listing("d").entries == listed
+    assert len(reads) == (2 if listed[0].stat.type is FileType.SYMLINK else 1)
+
+
 def test_a_large_listing_is_in_pieces_that_belong_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(packed_listings, "PACKED_LISTING", 0)
     monkeypatch.setattr(kept_layer, "_PIECE", 500)
     kept, other = connected(tmp_path), connected(tmp_path)
     large = entries_of(*(f"name-{number}" for number in range(100)))

@@ -260,7 +260,7 @@ def test_names_that_links_had_are_not_remembered_for_ever(memory):
         cache.rename(f"d{number + 1}/second", f"d{number + 1}/third{number}")
         cache.rename(f"d{number + 1}/third{number}", f"d{number + 1}/second")
         cache.rename(f"d{number + 1}/one", f"d{number + 1}/same")  # which changes nothing
-    known = {path for path in cache._listings._linked if path.startswith("d")}
+    known = {path for path in cache._listings._linked._paths if path.startswith("d")}
     assert known == {"d5/one", "d5/second", "d5/same"}
     for path in known:
         cache.unlink(path)

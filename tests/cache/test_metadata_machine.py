@@ -197,7 +197,15 @@ class SeldomLookingWithoutLinkCounts(SeldomLooking):
     capabilities = WithoutLinkCounts.capabilities
 
 
-@pytest.mark.parametrize("machine", [CacheMachine, WithoutLinkCounts, SeldomLooking, SeldomLookingWithoutLinkCounts])
+class NamesFirst(SeldomLooking):
+    """Where a lookup brings names without attributes."""
+
+    capabilities = dataclasses.replace(ALL_CAPABILITIES, names_first=True)
+
+
+@pytest.mark.parametrize(
+    "machine", [CacheMachine, WithoutLinkCounts, SeldomLooking, SeldomLookingWithoutLinkCounts, NamesFirst]
+)
 def test_any_sequence_of_calls(machine):
     run_state_machine_as_test(
         machine,

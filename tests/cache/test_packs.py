@@ -129,9 +129,30 @@ def test_full_packs_are_followed_by_others_and_given_up_in_the_end(store, tmp_pa
     assert all(content == some(0, 20, size=400)[member] for member, content in found.items())
 
 
-def test_places_are_remembered_up_to_a_limit(store, monkeypatch):
-    monkeypatch.setattr(packs, "_MAX_PLACES", 50)
-    mine = Packs(store, "layer")
+def test_finding_one_tells_of_all_that_it_took_a_look_to_find(store, tmp_path):
+    mine, other = Packs(store, "layer"), another(store, tmp_path)
+    assert mine.has_room("d")
+    assert mine.put("d", some(0, 5))
+    found = {}
+    assert other.find("d", b"member 3", found.__setitem__) == some(3, 1)[b"member 3"]
+    assert found == some(0, 5)
+    found.clear()
+    assert other.find("d", b"member 4", found.__setitem__) == some(4, 1)[b"member 4"]
+    assert other.find("d", b"member 5", found.__setitem__) is None
+    assert found == {}
+
+
+def test_kinds_are_told_apart_and_the_first_pack_fills(store, monkeypatch):
+    monkeypatch.setattr(packs, "PACK_BYTES", 1000)
+    mine, others = Packs(store, "layer"), Packs(store, "layer", ("others",))
+    assert mine.put("d", some(0, 3, size=400))
+    assert not mine.has_room("d")
+    assert list(others.look("d")) == []
+    assert others.has_room("d")
+
+
+def test_places_are_remembered_up_to_a_limit(store):
+    mine = Packs(store, "layer", max_places=50)
     for number in range(20):
         assert mine.put(f"d{number}", some(0, 10))
     assert sum(len(pack.places) for pack in mine._known.values()) == mine._place_count <= 50

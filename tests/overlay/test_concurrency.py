@@ -125,9 +125,9 @@ class Worker(threading.Thread):
         handle = self.overlay.directories.open(directory)
         try:
             with directory.directory_lock:
-                for offered in self.overlay.directories.read_locked(handle, 0):
-                    if offered.listed is not None:
-                        entry = self.overlay.directories.entry_locked(handle, offered.listed)
+                for *_, listed in self.overlay.directories.read_locked(handle, 0):
+                    if listed is not None:
+                        entry = self.overlay.directories.entry_locked(handle, listed)
                         if entry is not None:
                             held.append(entry.inode.nodeid)
         finally:

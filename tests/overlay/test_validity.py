@@ -47,8 +47,8 @@ def test_as_long_as_nobody_can_have_changed_it(
 ) -> None:
     with mount(tmp_path, upper_ns=upper_ns, lower_ns=lower_ns) as (mounted, told):
         root, below = mounted.directory_inode(""), mounted.directory_inode("below")
-        assert told.of_name(root, "file", mounted.inode("file")) == root_name
-        assert told.of_name(below, "file", mounted.inode("below/file")) == below_name
+        assert told.of_entry(root, "file", mounted.inode("file")) == (root_name, attributes)
+        assert told.of_entry(below, "file", mounted.inode("below/file")) == (below_name, attributes)
         assert told.of_attributes(mounted.inode("file")) == attributes
         assert told.of_absence(root, "none") == absent
         assert told.is_kept(mounted.inode("file")) == (attributes == FOR_EVER_NS)
@@ -60,11 +60,11 @@ def test_after_a_lock_no_name_beside_the_file_is_believed(tmp_path: Path) -> Non
         root, file = mounted.directory_inode(""), mounted.inode("file")
         expired: list[tuple[DirectoryInode, str]] = []
         told.expire_name = lambda directory, name: expired.append((directory, name))
-        told.of_name(root, "file", file)
+        told.of_entry(root, "file", file)
         told.of_absence(root, "file-journal")
         told.drop_names(file)
         assert sorted(name for directory, name in expired if directory is root) == ["file", "file-journal"]
-        assert told.of_name(root, "file", file) == told.of_absence(root, "file-journal") == 0
+        assert told.of_entry(root, "file", file)[0] == told.of_absence(root, "file-journal") == 0
         told.drop_names(file)
         assert len(expired) == 2
         assert told.of_absence(mounted.directory_inode("below"), "none") == FOR_EVER_NS

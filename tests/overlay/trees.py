@@ -181,7 +181,8 @@ class Mounted:
             listing = self.overlay.lookup.list_locked(directory)
         assert len({listed.name for listed in listing}) == len(listing)
         tree: Tree = {}
-        for name, stat, ino, _ in listing:
+        for listed in listing:
+            name, stat, ino = listed.name, listed.stat, listed.ino
             below = f"{path}/{name}" if path else name
             inode = self.inode(below)
             assert (inode.type, inode.ino) == (stat.type, ino), below

@@ -102,6 +102,38 @@ def test_a_known_layer_is_connected_meanwhile_and_waited_for(layer, patient):
     assert found.backend.connection_state() == "connected"
 
 
+def test_a_known_layer_is_connected_when_there_is_little_to_do(layer, monkeypatch):
+    monkeypatch.setattr(availability, "LATE", 0.01)
+    spent = iter(range(1_000_000))
+    looks = threading.Semaphore(0)
+
+    def busy():
+        looks.release()
+        return next(spent)
+
+    monkeypatch.setattr(availability.time, "process_time", busy)
+    found = layer(known=KNOWN)
+    found.backend.connect()
+    for _ in range(5):
+        looks.acquire()
+    assert not found.connected
+    monkeypatch.setattr(availability.time, "process_time", lambda: 0.0)
+    found.until("connected")
+
+
+def test_a_known_layer_is_connected_at_last_and_at_once_for_who_waits(layer, monkeypatch):
+    spent = iter(range(1_000_000))
+    monkeypatch.setattr(availability.time, "process_time", lambda: next(spent))
+    waited_for = layer(known=KNOWN)
+    waited_for.backend.connect()
+    assert waited_for.backend.stat("f").size == 5
+    monkeypatch.setattr(availability, "LATE", 0.01)
+    monkeypatch.setattr(availability, "LATEST", 0.05)
+    busy = layer(known=KNOWN)
+    busy.backend.connect()
+    busy.until("connected")
+
+
 def test_with_patience_calls_wait_until_it_is_back(layer):
     found = layer(known=KNOWN)
     found.down()

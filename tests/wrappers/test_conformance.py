@@ -100,6 +100,14 @@ class TestMetadataCacheOfAPoorTransport(WrapperSuite):
         return MetadataCache(memory, ttl=None)
 
 
+class TestMetadataCacheOfNamesFirst(WrapperSuite):
+    capabilities = dataclasses.replace(ALL_CAPABILITIES, names_first=True)
+
+    @staticmethod
+    def wrap(memory):
+        return MetadataCache(memory, ttl=None)
+
+
 class TestSmallMetadataCacheThatForgets(WrapperSuite):
     @staticmethod
     def wrap(memory):

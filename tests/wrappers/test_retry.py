@@ -85,6 +85,7 @@ READS = {
     Operation.STAT: lambda b: b.stat("file").size,
     Operation.LIST_DIR: lambda b: len(b.list_dir("")),
     Operation.LIST_DIRS: lambda b: len(b.list_dirs(["", ""])),
+    Operation.LIST_NAMES: lambda b: len(b.list_names(["", ""])),
     Operation.SPACE_USAGE: lambda b: b.space_usage(),
     Operation.READLINK: lambda b: b.readlink("link"),
     Operation.GET_XATTR: lambda b: b.get_xattr("file", "user.a"),

@@ -76,6 +76,7 @@ class BackendFailureSuite(SuiteBase):
             "stat of a missing name": lambda: backend.stat(layer.path("missing")),
             "list_dir": lambda: backend.list_dir(layer.home),
             "list_dirs": lambda: backend.list_dirs([layer.home] * 3),
+            "list_names": lambda: backend.list_names([layer.home] * 3),
             "open": lambda: backend.open(path, Access.READ),
             "read_files": lambda: backend.read_files([WantedFile(path, 1000)] * 3, unchanging=True),
             "exclusive creation": lambda: layer.create(layer.path("new")),

@@ -169,6 +169,26 @@ class ListingSuite(SuiteBase):
         assert isinstance(of_missing, FileNotFoundError), "list_dirs of a missing name: ENOENT for it alone"
         assert layer.backend.list_dirs([]) == []
 
+    def test_list_names(self, layer: Layer) -> None:
+        """list_names() tells the names and types that list_dir() does, and such attributes as stat() does."""
+        full, empty = layer.directory("full"), layer.directory("empty")
+        names = [f"file {number}" for number in range(40)]
+        for_each([join_path(full, name) for name in names], lambda path: layer.create(path).close())
+        layer.directory("full", "directory")
+        if layer.claims.symlinks:
+            layer.backend.symlink(join_path(full, "link"), "file 1")
+        told = layer.backend.list_names([full, empty, join_path(full, "file 1"), layer.path("missing")])
+        of_full, of_empty, of_file, of_missing = told
+        assert isinstance(of_full, list)
+        alone = dict(layer.backend.list_dir(full))
+        assert {entry.name: entry.type for entry in of_full} == {name: stat.type for name, stat in alone.items()}
+        for name, _, stat in of_full:
+            told_alone = layer.backend.stat(join_path(full, name))
+            assert_same_file(told_alone if stat is None else stat, alone[name])
+        assert of_empty == []
+        assert isinstance(of_file, NotADirectoryError), "list_names of a file: ENOTDIR for it alone"
+        assert isinstance(of_missing, FileNotFoundError), "list_names of a missing name: ENOENT for it alone"
+
     def test_big_directory(self, layer: Layer) -> None:
         # Long, so that even of a few thousand no server tells in a single answer.
         names = [f"entry-{number:05}-{'n' * 180}" for number in range(self.big_directory)]
