@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.mounted.mounting import OverlayMount, layer_table, sftp_login, smb_login
+from tests.servers.proxy import Proxy
 from tests.servers.smbd import SmbServer
 from tests.servers.sshd import SshServer
 
@@ -23,6 +24,19 @@ def channel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture(params=["local", "sftp", "smb"])
 def transport(request: pytest.FixtureRequest, channel: str) -> str:
     return str(request.param)
+
+
+@pytest.fixture(params=["sftp", "smb"])
+def server(request: pytest.FixtureRequest) -> SshServer | SmbServer:
+    found: SshServer | SmbServer = request.getfixturevalue("sshd" if request.param == "sftp" else "smbd")
+    return found
+
+
+@pytest.fixture
+def proxy(server: SshServer | SmbServer) -> Iterator[Proxy]:
+    """Before `server`, and transparent until it is told otherwise."""
+    with Proxy(server.port) as running:
+        yield running
 
 
 @pytest.fixture

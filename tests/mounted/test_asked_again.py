@@ -34,18 +34,6 @@ LOOKING = (("stat", "d/below/file"), ("cat", "d/below/other"), ("ls", "-l", "e")
 Mount = Callable[..., OverlayMount]
 
 
-@pytest.fixture(params=["sftp", "smb"])
-def server(request: pytest.FixtureRequest) -> SshServer | SmbServer:
-    found: SshServer | SmbServer = request.getfixturevalue("sshd" if request.param == "sftp" else "smbd")
-    return found
-
-
-@pytest.fixture
-def proxy(server: SshServer | SmbServer) -> Iterator[Proxy]:
-    with Proxy(server.port) as running:
-        yield running
-
-
 @pytest.fixture
 def mount(tmp_path: Path, server: SshServer | SmbServer, proxy: Proxy) -> Iterator[Mount]:
     base = tmp_path / "served" / "base"

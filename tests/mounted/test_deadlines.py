@@ -55,12 +55,6 @@ def server(request: pytest.FixtureRequest) -> SshServer | SmbServer:
 
 
 @pytest.fixture
-def proxy(server: SshServer | SmbServer) -> Iterator[Proxy]:
-    with Proxy(server.port) as running:
-        yield running
-
-
-@pytest.fixture
 def base(tmp_path: Path) -> Path:
     top = tmp_path / "served" / "base"
     for name in CALLS:

@@ -37,12 +37,6 @@ def server(request: pytest.FixtureRequest) -> SshServer | SmbServer:
     return found
 
 
-@pytest.fixture
-def proxy(server: SshServer | SmbServer) -> Iterator[Proxy]:
-    with Proxy(server.port) as running:
-        yield running
-
-
 both_servers = pytest.mark.parametrize("server", ["sshd", "smbd"], indirect=True)
 
 Make = Callable[..., OverlayMount]

@@ -27,18 +27,6 @@ def base(tmp_path: Path) -> Path:
     return top
 
 
-@pytest.fixture(params=["sftp", "smb"])
-def server(request: pytest.FixtureRequest) -> SshServer | SmbServer:
-    found: SshServer | SmbServer = request.getfixturevalue("sshd" if request.param == "sftp" else "smbd")
-    return found
-
-
-@pytest.fixture
-def proxy(server: SshServer | SmbServer) -> Iterator[Proxy]:
-    with Proxy(server.port) as running:
-        yield running
-
-
 @pytest.fixture
 def mount(tmp_path: Path, base: Path, server: SshServer | SmbServer, proxy: Proxy) -> Iterator[OverlayMount]:
     url, login = through_proxy(server, proxy.port, base, tmp_path / "known_hosts")

@@ -60,12 +60,6 @@ class Upper:
 Serve = Callable[..., Upper]
 
 
-@pytest.fixture(params=["sftp", "smb"])
-def server(request: pytest.FixtureRequest) -> SshServer | SmbServer:
-    found: SshServer | SmbServer = request.getfixturevalue("sshd" if request.param == "sftp" else "smbd")
-    return found
-
-
 def keys_of(server: SshServer | SmbServer, proxy: Proxy, path: Path, known_hosts: Path) -> tuple[str, list[str]]:
     """The url of a directory by way of the proxy, and how to log in."""
     url, login = through_proxy(server, proxy.port, path, known_hosts)
