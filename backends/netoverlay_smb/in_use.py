@@ -7,11 +7,12 @@ rename a directory while its connection has anything below it open, and keeps th
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from netoverlay.backend_api import LayerPath, UnavailableError
+from netoverlay.backend_api import LayerPath, UnavailableError, waiting
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +31,7 @@ class PathsInUse:
     """Of one layer, in the order of arrival. Any thread may call, inside of neither using() nor vacated()."""
 
     def __init__(self, patience: float) -> None:
-        """`patience`: in seconds, how long one waits for another."""
+        """`patience`: in seconds, how long one waits for another, or less if its request has waited already."""
         self._patience = patience
         self._changed = threading.Condition(threading.Lock())
         self._entries: list[_Entry] = []
@@ -67,7 +68,8 @@ class PathsInUse:
 
     def _comes_first(self, entry: _Entry) -> bool:
         """Wait for those before it that it must wait for. Under the lock."""
-        return self._changed.wait_for(lambda: not self._is_kept(entry), self._patience)
+        left = waiting.give_up_at(self._patience) - time.monotonic()
+        return self._changed.wait_for(lambda: not self._is_kept(entry), max(0.0, left))
 
     def _is_kept(self, entry: _Entry) -> bool:
         before = self._entries[: self._entries.index(entry)]
