@@ -43,10 +43,11 @@ class PathsInUse:
         entry = _Entry(paths, is_vacating=False)
         with self._changed:
             self._entries.append(entry)
-            if self._vacating:
+            may_have_to_wait = self._vacating > 0
+        try:
+            if may_have_to_wait:
                 # What keeps a rename that long is the server's silence, which is met by who goes on, too.
                 self._comes_first(entry)
-        try:
             yield
         finally:
             self._leave(entry)
@@ -58,18 +59,18 @@ class PathsInUse:
         with self._changed:
             self._entries.append(entry)
             self._vacating += 1
-            comes_first = self._comes_first(entry)
         try:
-            if not comes_first:
+            if not self._comes_first(entry):
                 raise UnavailableError("what the server was asked for before has no answer yet")
             yield
         finally:
             self._leave(entry)
 
     def _comes_first(self, entry: _Entry) -> bool:
-        """Wait for those before it that it must wait for. Under the lock."""
+        """Wait for those before it that it must wait for; False if that takes too long."""
         left = waiting.give_up_at(self._patience) - time.monotonic()
-        return self._changed.wait_for(lambda: not self._is_kept(entry), max(0.0, left))
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._is_kept(entry), max(0.0, left))
 
     def _is_kept(self, entry: _Entry) -> bool:
         before = self._entries[: self._entries.index(entry)]
