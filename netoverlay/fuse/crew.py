@@ -19,7 +19,6 @@ from typing import Final
 _log = logging.getLogger(__name__)
 
 _ONE_REQUEST: Final = select.EPOLLIN | select.EPOLLONESHOT
-_NOTHING: Final = 0
 _ANYTHING: Final = select.EPOLLOUT
 """A device can be written to at any time."""
 
@@ -47,7 +46,6 @@ class Crew:
     def start(self, device: int) -> None:
         """Start the first thread, which reads `device`; RuntimeError if the system refuses."""
         self._device, self._watch = device, select.epoll()
-        self._watch.register(device, _NOTHING)
         with self._lock:
             thread = self._add_member()
         self._start(thread)
@@ -105,7 +103,8 @@ class Crew:
         """Let every thread end as soon as it is idle."""
         with self._lock:
             if not self._ended and self._members:
-                self._watch.modify(self._device, _ANYTHING)
+                self._stop_watching()
+                self._watch.register(self._device, _ANYTHING)
             self._ended = True
 
     def join(self) -> None:
@@ -134,15 +133,19 @@ class Crew:
             return False
         self._reader = None
         self._is_watched = True
-        self._watch.modify(self._device, _ONE_REQUEST)
+        self._watch.register(self._device, _ONE_REQUEST)
         return True
 
     def _take_reading(self, thread: threading.Thread) -> None:
         """With the lock held."""
         self._reader = thread
+        self._stop_watching()
+
+    def _stop_watching(self) -> None:
+        """With the lock held. A device that is registered, for nothing even, wakes who reads it far more slowly."""
         if self._is_watched:
             self._is_watched = False
-            self._watch.modify(self._device, _NOTHING)
+            self._watch.unregister(self._device)
 
     def _add_member(self) -> threading.Thread:
         """With the lock held: a thread, not yet started, that has the reading."""
