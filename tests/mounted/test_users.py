@@ -79,9 +79,13 @@ class UserMount:
 
 @pytest.fixture
 def smbd_of(place: Path) -> Iterator[Callable[[], SmbServer]]:
-    """Starts an smbd that serves `place`, which lies where no other server looks."""
+    """Starts an smbd that serves `place`, which lies where no other server looks.
+
+    What it has for itself is elsewhere: it makes and removes files, while `place` is given to somebody.
+    """
     with ExitStack() as stack:
-        yield lambda: stack.enter_context(SmbServer(place / "smbd", {"place": place}))
+        own = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="netoverlay-")))
+        yield lambda: stack.enter_context(SmbServer(own / "smbd", {"place": place}))
 
 
 @pytest.mark.parametrize("transport", ["local", "sftp", "smb"])
