@@ -135,7 +135,7 @@ def _hide_and_remove(session: Session, path: bytes, hidden: bytes, leftovers: Le
 
 
 def _hide(session: Session, path: bytes, hidden: bytes) -> list[Request]:
-    """Rename it; the requests that delete it then, sent along: who is killed over it has done both or nothing."""
+    """Rename it; the requests that delete it then, sent along, so that being killed seldom comes between the two."""
     renaming = (_opening(path), commands.rename(hidden, replace=False), commands.close())
     hiding, deleting = session.submit_all([renaming, _deleting(hidden)])
     for request in hiding:
