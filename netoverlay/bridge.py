@@ -8,13 +8,7 @@ import stat as stat_bits
 from collections.abc import Callable
 
 from netoverlay import kernel_values as values
-from netoverlay.backend_api import (
-    AttributeChange,
-    FileStat,
-    LockKind,
-    UnavailableError,
-    os_error,
-)
+from netoverlay.backend_api import AttributeChange, FileStat, LockKind, UnavailableError, os_error
 from netoverlay.fuse import abi, replies, requests
 from netoverlay.fuse.backing import BackingFiles
 from netoverlay.fuse.deferred import Deferred
@@ -72,7 +66,7 @@ class Bridge(Operations):
             self._overlay.files.first_open.give = lambda inode, content: store(inode.nodeid, content)
 
     def destroy(self) -> None:
-        self._overlay.pruner.stop()
+        self._overlay.leave_kernel_alone()
 
     # -- from and to the kernel's numbers
 
@@ -430,6 +424,7 @@ class Bridge(Operations):
         reply = packer.reply()
         if not reply and not body.handle:
             self._implicit.read_to_end(handle.inode)
+            self._validity.note_listing(handle.inode)
         return reply
 
     def releasedir(self, request: RequestHeader, body: requests.ReleaseRequest) -> Reply:

@@ -16,6 +16,7 @@ from netoverlay.cache.disk_store import DiskStore
 from netoverlay.config.errors import ConfigError
 from netoverlay.config.model import LowerSettings, Profile, UpperSettings
 from netoverlay.connecting import ConnectedLayer, connect_lower, connect_upper, layer_stack
+from netoverlay.fuse.abi import InitFlag
 from netoverlay.fuse.mount import Mount, MountOptions, mount
 from netoverlay.fuse.negotiation import Negotiated, SessionSettings
 from netoverlay.kernel_channel import KernelSession, open_session, require_channel
@@ -60,7 +61,10 @@ def serve(
         with ExitStack() as until_served:
             until_served.callback(mounted.detach)
             control = control_server(profile, mounted.mountpoint, layers, session, overlay, settling)
-            _let_inodes_go(overlay, session, session.handshake(), mounted)
+            agreed = session.handshake()
+            _let_inodes_go(overlay, session, agreed, mounted)
+            if InitFlag.NO_OPENDIR_SUPPORT in agreed.flags and not stack.unchanging:
+                overlay.validity.listings.start(session.notifier.invalidate_inode)
             _raise_read_ahead(mounted, settings.max_readahead)
             control.start()
             cleanup.callback(control.stop)
@@ -107,9 +111,19 @@ def session_settings(profile: Profile, layers: list[ConnectedLayer], stack: Laye
         cache_symlinks=stack.lowers_unchanging,
         kernel_locks=kernel_locks,
         handleless=handleless,
+        handleless_directories=_forgets_listings(stack),
         # Where the kernel opens files by itself, it reads them through its page cache.
         passthrough=not handleless and upper is not None and upper.capabilities.local and os.geteuid() == 0,
     )
+
+
+def _forgets_listings(stack: LayerStack) -> bool:
+    """Whether a listing that the kernel caches need not be dropped before it was believed for its time to live.
+
+    What is listed of an upper on a server may be older than the answer; of lowers that change, too.
+    """
+    upper = stack.upper
+    return stack.lowers_unchanging and (upper is None or (upper.capabilities.local and upper.ttl_ns != 0))
 
 
 def check(profile: Profile) -> list[LayerReport]:

@@ -43,8 +43,10 @@ class SessionSettings:
     passthrough: bool = False
     """The kernel may be given backing files: only by root."""
     handleless: bool = False
-    """The kernel opens and closes files and directories by itself. Only where nobody else changes them, it keeps the
-    locks, and closing tells nothing; requests on a file it has opened so hold 0 for the handle."""
+    """The kernel opens and closes files by itself. Only where nobody else changes them, it keeps the locks, and closing
+    tells nothing; requests on a file it has opened so hold 0 for the handle."""
+    handleless_directories: bool = False
+    """As `handleless`, for directories. It caches their listings: those that others can change have to be dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ DECISIONS: Final[Mapping[InitFlag, Decision]] = MappingProxyType(
         InitFlag.ABORT_ERROR: Ask("tells an aborted connection (ECONNABORTED) from an unmounted one"),
         InitFlag.MAX_PAGES: Ask("requests of max_write bytes instead of 128 KiB"),
         InitFlag.CACHE_SYMLINKS: AskIf("cache_symlinks", "the cache has no time limit, so targets must never change"),
-        InitFlag.NO_OPENDIR_SUPPORT: AskIf("handleless", "as NO_OPEN_SUPPORT, for directories"),
+        InitFlag.NO_OPENDIR_SUPPORT: AskIf("handleless_directories", "as NO_OPEN_SUPPORT, for directories"),
         InitFlag.EXPLICIT_INVAL_DATA: Refuse("pages of a file whose size changed on its layer must go"),
         InitFlag.MAP_ALIGNMENT: Refuse("no DAX window here: that is for virtiofs"),
         InitFlag.SUBMOUNTS: Refuse("the overlay is one file system with one device number"),

@@ -51,6 +51,8 @@ class CopyUp:
         self._copies = Copies(upper, workspace)
         self.moving_up: MovingUp = _nothing_moves
         """What is around an inode's becoming the upper's, as its new file."""
+        self.came_up: Callable[[DirectoryInode], object] = id
+        """Called when a directory has come to the upper, under its COPY_UP."""
 
     def inode(self, inode: Inode) -> None:
         """Bring any inode to the upper, with all that it holds."""
@@ -203,6 +205,7 @@ class CopyUp:
         with self._tree.paths.shared():
             self._keep_ctime(directory, self._tree.upper_path(directory), stat)
         directory.in_upper = True
+        self.came_up(directory)
 
     def _file_locked(self, inode: FileInode, size: int | None) -> None:
         """Precondition: COPY_UP is held, and all directories of the inode's names are in the upper."""

@@ -80,6 +80,7 @@ class Overlay:
         self.file_locks.drop_names = self.validity.drop_names
         if copy_up is not None:
             copy_up.moving_up = self.file_locks.moving_up
+            copy_up.came_up = self.validity.note_listing
         self.handles = Handles()
         self.implicit_handles = ImplicitHandles(self.tree, self.files)
         self.view = AttributeView()
@@ -119,6 +120,11 @@ class Overlay:
         if self.tree.stack.upper is not None:
             self.tree.stack.upper.backend.sync()
 
+    def leave_kernel_alone(self) -> None:
+        """Returns when the kernel is asked to forget nothing any more. Harmless if it never was."""
+        self.pruner.stop()
+        self.validity.listings.stop()
+
     def _save_kept_times(self, workspace: Workspace) -> None:
         upper = self.tree.stack.writable_upper()
         if not workspace.lost:
@@ -139,4 +145,4 @@ class Overlay:
             for number in self.handles.open_files():
                 stack.callback(self.files.release, self.handles.remove_file(number))
             stack.callback(self.file_locks.close)
-            stack.callback(self.pruner.stop)
+            stack.callback(self.leave_kernel_alone)

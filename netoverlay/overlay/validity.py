@@ -16,6 +16,7 @@ from typing import Final
 
 from netoverlay.overlay.inodes import DirectoryInode, Inode
 from netoverlay.overlay.layers import FOR_EVER_NS, Layer, LayerStack
+from netoverlay.overlay.told_listings import ToldListings
 
 ASKED_NS: Final = 10_000_000_000
 """For so long after a lock no name beside the file is believed."""
@@ -29,6 +30,8 @@ class Validity:
         layers: tuple[Layer, ...] = stack.lowers if stack.upper is None else (stack.upper, *stack.lowers)
         self._longest_ns = max((layer.ttl_ns for layer in layers), default=FOR_EVER_NS)
         self._lock = threading.Lock()
+        self.listings = ToldListings(FOR_EVER_NS if stack.upper is None else stack.upper.ttl_ns)
+        """Which the kernel caches where it opens directories by itself; their lowers never change then."""
         self.expire_name: Callable[[DirectoryInode, str], object] = lambda *_: None
         """Has the kernel ask again for a name. Called on a thread that serves no request."""
 
@@ -54,12 +57,18 @@ class Validity:
             return _shortest(self._above(inode, None)) == FOR_EVER_NS
         return self.of_attributes(inode) == FOR_EVER_NS
 
+    def note_listing(self, directory: DirectoryInode) -> None:
+        """The kernel may have cached the names of a directory, as they are now. With any lock held."""
+        if not self.is_kept(directory):
+            self.listings.told(directory.nodeid, believed=time.monotonic_ns() >= directory.asked_until_ns)
+
     def drop_names(self, inode: Inode) -> None:
         """A lock on a file was granted that its layer holds, too: the names beside it are to be asked for."""
         for directory, _ in list(inode.names):
             with self._lock:
                 told, directory.told = directory.told, None
                 directory.asked_until_ns = time.monotonic_ns() + ASKED_NS
+            self.listings.drop(directory.nodeid)
             if told is not None:
                 for name in told.names():
                     self.expire_name(directory, name)

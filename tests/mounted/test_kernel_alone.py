@@ -67,6 +67,28 @@ def test_what_is_cached_is_opened_and_read_without_a_request(tmp_path: Path) -> 
         assert requests_for(mount, lambda: read_all(mount.path)) == {}
 
 
+def test_directories_are_listed_without_a_request_where_others_use_the_upper_too(tmp_path: Path) -> None:
+    with mounted(tmp_path, private=False) as mount:
+        (mount.path / "made").mkdir()
+        for directory in (mount.path / "sub", mount.path / "made", mount.path):
+            first = requests_for(mount, lambda directory=directory: os.listdir(directory))
+            assert first["readdirplus"] >= 1
+            assert not first.keys() & {"releasedir"}
+            os.listdir(directory)  # for which its time of access is asked for
+            assert requests_for(mount, lambda directory=directory: os.listdir(directory)) == {}
+        (mount.path / "made" / "new").touch()
+        assert os.listdir(mount.path / "made") == ["new"]
+
+
+def test_nothing_is_listed_from_memory_where_nothing_is_believed(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    keys = [f'url = "{tmp_path}/m/upper"', "ttl = 0.0"]
+    with OverlayMount(tmp_path / "m", layer_table(str(tmp_path / "base")), upper_keys=keys) as mount:
+        for number in range(3):
+            (mount.upper / f"theirs{number}").touch()
+            assert f"theirs{number}" in os.listdir(mount.path)
+
+
 def test_only_who_may_have_written_asks_for_something_when_he_closes(tmp_path: Path, sshd: SshServer) -> None:
     """Where the kernel keeps the locks. Of an upper on a server: it has to tell of what could not be written."""
     upper, base = tmp_path / "served" / "upper", tmp_path / "base"

@@ -87,12 +87,14 @@ def test_a_lock_shows_what_its_last_holder_left(mounted: Callable[..., OverlayMo
         with open(here / "locked", "r+b") as file:
             assert not (here / "new").exists()
             assert (here / "replaced").read_text() == "mine"
+            assert names(here) == {"below", "locked", "lost", "replaced"}
             for turn in ("first", "second"):
                 (there / "new").write_text(turn)
                 (there / "lost").unlink()
                 (there / "replaced").write_text(f"theirs: {turn}")
                 (there / "locked").write_text(turn)
                 fcntl.lockf(file, fcntl.LOCK_EX)
+                assert names(here) == {"below", "locked", "new", "replaced"}
                 assert not (here / "lost").exists()
                 assert (here / "new").read_text() == turn
                 assert (here / "replaced").read_text() == f"theirs: {turn}"
@@ -101,6 +103,28 @@ def test_a_lock_shows_what_its_last_holder_left(mounted: Callable[..., OverlayMo
                 (here / "lost").write_text(turn)
                 fcntl.lockf(file, fcntl.LOCK_UN)
                 assert names(there) == {"locked", "lost", "replaced"}
+
+
+def test_a_name_is_listed_in_time_though_its_directory_shows_no_change(mounted: Callable[..., OverlayMount]) -> None:
+    """As where the clock of the file system has not moved on in between."""
+    with mounted(0.5) as mount:
+        (mount.path / "d/mine").touch()
+        for number in range(3):
+            names(mount.path / "d")
+            before = (mount.upper / "d").stat()
+            (mount.upper / f"d/theirs{number}").touch()
+            os.utime(mount.upper / "d", ns=(before.st_atime_ns, before.st_mtime_ns))
+            assert soon(lambda name=f"theirs{number}": name in names(mount.path / "d"))
+
+
+def test_names_that_others_make_in_a_directory_that_has_come_to_the_upper(mounted: Callable[..., OverlayMount]) -> None:
+    with mounted(0.5) as mount:
+        assert names(mount.path / "d") == names(mount.path / "d") == {"below"}
+        (mount.path / "d/below").chmod(0o600)  # which the kernel does not take to change the directory
+        before = (mount.upper / "d").stat()
+        (mount.upper / "d/theirs").touch()
+        os.utime(mount.upper / "d", ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert soon(lambda: "theirs" in names(mount.path / "d"))
 
 
 def test_an_open_file_stays_what_it_is_when_others_remove_its_name(mounted: Callable[..., OverlayMount]) -> None:
