@@ -45,6 +45,8 @@ class SftpChannel:
         offered = self.multiplexer.extensions
         self.extensions = frozenset(item for item in Extension if offered.get(item.value[0]) == item.value[1])
         self.speaks_openssh = any(name.endswith(protocol.OPENSSH_SUFFIX) for name in offered)
+        if self.speaks_openssh:
+            self.multiplexer.foresee_handles()
         started_at = time.monotonic()
         with suppress(StatusError):  # a refusal takes as long as an answer, and leaves the limits at what all can do
             self._ask_something()

@@ -1,4 +1,7 @@
-"""List directories: several requests for the entries of each are always in flight."""
+"""List directories: several requests for the entries of each are always in flight.
+
+Where handles are foreseen the first of them go out with the opening, so that most directories take one round trip.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ from netoverlay.backend_api.together import Conversation, converse
 from netoverlay_sftp import diagnosis, protocol
 from netoverlay_sftp.channel import SftpChannel
 from netoverlay_sftp.errors import StatusError
-from netoverlay_sftp.multiplexer import Request
+from netoverlay_sftp.foreseen_handles import OnOpened
+from netoverlay_sftp.multiplexer import Question, Request
 from netoverlay_sftp.paths import PathMap, decode
 from netoverlay_sftp.protocol import ListedName, PacketType, StatusCode, pack_string
 
@@ -25,8 +29,7 @@ _DEPTH_OF_MANY = 2
 _MOST_DEPTH = 64
 """In flight for one that turns out to be long."""
 
-_Question: TypeAlias = tuple[PacketType, bytes]
-_Listing: TypeAlias = Conversation[_Question, Request, list[DirEntry]]
+_Listing: TypeAlias = Conversation[Question, Request, list[DirEntry]]
 
 
 def list_directory(channel: SftpChannel, paths: PathMap, limits: ListingLimits, path: LayerPath) -> list[DirEntry]:
@@ -45,7 +48,7 @@ def list_directories(
 ) -> list[list[DirEntry] | OSError]:
     """As list_directory(), of many, in as many round trips as of one; an error is that of its directory alone."""
 
-    def ask(questions: Sequence[_Question]) -> list[Request]:
+    def ask(questions: Sequence[Question]) -> list[Request]:
         requests = channel.multiplexer.submit_many(questions)
         try:
             if requests:  # the last one first: whoever waits for one after the other hands the receiving over as often
@@ -61,8 +64,21 @@ def list_directories(
 
 
 def _listing(channel: SftpChannel, paths: PathMap, limits: ListingLimits, directory: LayerPath, depth: int) -> _Listing:
+    foresees = channel.multiplexer.foresees
+    entries = yield from _listing_once(channel, paths, limits, directory, depth)
+    if foresees and not channel.multiplexer.foresees:  # it may not be all
+        entries = yield from _listing_once(channel, paths, limits, directory, depth)
+    return entries
+
+
+def _listing_once(
+    channel: SftpChannel, paths: PathMap, limits: ListingLimits, directory: LayerPath, depth: int
+) -> _Listing:
     path = paths.on_server(directory)
-    look, opening = yield [(PacketType.LSTAT, pack_string(path)), (PacketType.OPENDIR, pack_string(path))]
+    questions: list[Question] = [(PacketType.LSTAT, pack_string(path)), (PacketType.OPENDIR, pack_string(path))]
+    if channel.multiplexer.foresees:
+        questions += [(PacketType.READDIR, OnOpened())] * depth
+    look, opening, *reading = yield questions
     is_directory = _is_directory(channel, look)
     try:
         handle = channel.parse(protocol.unpack_handle, channel.expect(opening, PacketType.HANDLE))
@@ -73,8 +89,9 @@ def _listing(channel: SftpChannel, paths: PathMap, limits: ListingLimits, direct
     try:
         if is_directory is False:  # a link, which the server has followed
             raise os_error(errno.ENOTDIR, decode(path))
-        in_flight = deque((yield [(PacketType.READDIR, handle)] * depth))
-        return _read_all(channel, paths, path, handle, in_flight, limits.begin(directory))
+        if not reading or reading[0].asked_of != handle:
+            reading = list((yield [(PacketType.READDIR, handle)] * depth))
+        return _read_all(channel, paths, path, handle, deque(reading), limits.begin(directory))
     except StatusError as error:
         raise diagnosis.of_path(channel, error, path, "list_dir") from error
     finally:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeAlias
 
 from netoverlay.backend_api import Readable, UnavailableError, waiting
 from netoverlay.backend_api.leadership import Awaited, LeaderFollower
 from netoverlay_sftp import protocol
 from netoverlay_sftp.errors import describe
-from netoverlay_sftp.protocol import FRAME_HEADER, UINT32, PacketType, ProtocolError
+from netoverlay_sftp.foreseen_handles import ForeseenHandles, OnOpened
+from netoverlay_sftp.protocol import FRAME_HEADER, UINT32, PacketType, ProtocolError, StatusCode
 from netoverlay_sftp.streams import ByteStream
 
 MAX_FRAME_BYTES = 1 << 20
@@ -26,12 +28,16 @@ MAX_ABANDONED = 4096
 _HEADER_BYTES = FRAME_HEADER.size
 _DATA_HEADER_BYTES = _HEADER_BYTES + UINT32.size
 _NOTHING = memoryview(b"")
+_OPENING = frozenset({PacketType.OPEN, PacketType.OPENDIR})
+_TELL_OF_HANDLES = frozenset({int(PacketType.HANDLE), int(PacketType.STATUS)})
+
+Question: TypeAlias = tuple[PacketType, bytes | OnOpened]
 
 
 class Request(Awaited):
     """One request in flight, and its reply when it is there."""
 
-    __slots__ = ("body", "buffer", "filled", "number", "reply_type")
+    __slots__ = ("asked_of", "body", "buffer", "filled", "number", "reply_type")
 
     def __init__(self, number: int, expires_at: float, buffer: memoryview | None) -> None:
         super().__init__(expires_at)
@@ -43,6 +49,8 @@ class Request(Awaited):
         """Of the reply, after the request number; of DATA into `buffer` nothing."""
         self.filled = 0
         """Bytes of `buffer` that a DATA reply filled."""
+        self.asked_of: bytes | None = None
+        """The handle that was foreseen, of a request that was made with OnOpened."""
 
 
 class Multiplexer(LeaderFollower):
@@ -52,6 +60,7 @@ class Multiplexer(LeaderFollower):
         super().__init__(stream.server, deadline)
         self.version = 0
         self.extensions: dict[bytes, bytes] = {}
+        self._foreseen: ForeseenHandles | None = None
         self._stream = stream
         self._numbers = itertools.count(1)
         self._send_lock = threading.Lock()
@@ -86,6 +95,15 @@ class Multiplexer(LeaderFollower):
             self._stream.close()  # the connection may do for others
             raise
 
+    def foresee_handles(self) -> None:
+        """The server gives handles as OpenSSH's does. Nothing may have been opened yet."""
+        self._foreseen = ForeseenHandles()
+
+    @property
+    def foresees(self) -> bool:
+        """Whether OnOpened may be used. Once it may not, what a listing has told since it might is not all."""
+        return self._foreseen is not None and self._foreseen.is_sure
+
     def submit(
         self, packet: PacketType, body: bytes, *, tail: Readable | None = None, buffer: memoryview | None = None
     ) -> Request:
@@ -93,6 +111,8 @@ class Multiplexer(LeaderFollower):
 
         Every request that is submitted must be passed to wait(), unless its reply does not matter.
         """
+        if self._foreseen is not None and (packet in _OPENING or packet is PacketType.CLOSE):
+            return self.submit_many([(packet, body)])[0]
         parts: list[Readable] = [body] if tail is None else [body, tail]
         number = next(self._numbers) & 0xFFFF_FFFF
         length = 5 + sum(map(len, parts))
@@ -102,19 +122,34 @@ class Multiplexer(LeaderFollower):
         self._send(parts)
         return request
 
-    def submit_many(self, requests: Sequence[tuple[PacketType, bytes]]) -> list[Request]:
-        """As submit(), in one piece, for small requests that are to be in flight together."""
+    def submit_many(self, questions: Sequence[Question]) -> list[Request]:
+        """As submit(), in one piece, for small requests that are to be in flight together.
+
+        A question that is OnOpened stands behind the OPEN or OPENDIR that it is about, or another such one.
+        """
         expires_at = waiting.give_up_at(self._deadline)
-        frames = []
-        submitted = []
-        for packet, body in requests:
-            request = Request(next(self._numbers) & 0xFFFF_FFFF, expires_at, None)
-            frames.append(FRAME_HEADER.pack(5 + len(body), packet, request.number) + body)
-            self._pending[request.number] = request
-            submitted.append(request)
-        if frames:
-            self._send([b"".join(frames)])
+        submitted = [Request(next(self._numbers) & 0xFFFF_FFFF, expires_at, None) for _ in questions]
+        if submitted:
+            self._send(self._piece_locked(questions, submitted))
         return submitted
+
+    def _piece_locked(self, questions: Sequence[Question], submitted: Sequence[Request]) -> Iterator[bytes]:
+        """Made with the lock of sending held, for handles are given in the order in which they are asked for."""
+        foreseen, handle = self._foreseen, None
+        frames = []
+        for (packet, body), request in zip(questions, submitted, strict=True):
+            if isinstance(body, OnOpened):
+                if handle is None:
+                    _refuse(request)
+                    continue
+                request.asked_of, body = handle, handle + body.rest  # noqa: PLW2901
+            elif foreseen is not None and packet in _OPENING:
+                handle = foreseen.opening(request.number)
+            elif foreseen is not None and packet is PacketType.CLOSE:
+                foreseen.closing(request.number, body)
+            self._pending[request.number] = request
+            frames.append(FRAME_HEADER.pack(5 + len(body), packet, request.number) + body)
+        yield b"".join(frames)
 
     def wait(self, request: Request) -> Request:
         """Return once the reply is in `request`. UnavailableError at its deadline, or if the connection is lost."""
@@ -165,11 +200,12 @@ class Multiplexer(LeaderFollower):
         else:
             self.fail("the server stopped in the middle of a reply")
 
-    def _send(self, parts: Sequence[Readable]) -> None:
+    def _send(self, parts: Iterable[Readable]) -> None:
+        """`parts` are asked for when it is their turn."""
         try:
             with self._send_lock:
                 if self._broken is None:
-                    self._stream.send(parts)
+                    self._stream.send([*parts])
         except BaseException as error:  # a frame may have gone in part, after which nothing can follow
             self.fail(describe(error))
             if not isinstance(error, Exception):
@@ -261,7 +297,15 @@ class Multiplexer(LeaderFollower):
             return
         if request.buffer is None:
             request.body = bytes(target.obj)
-        request.reply_type = self._arriving_type
+        request.reply_type = reply_type = self._arriving_type
+        if self._foreseen is not None and reply_type in _TELL_OF_HANDLES:
+            self._foreseen.answered(request.number, request.body if reply_type == PacketType.HANDLE else None)
         request.finish()
         if request.waker is None and not request.expires_at and request.reply_type == PacketType.HANDLE:
             self.submit(PacketType.CLOSE, request.body)  # whoever asked for the handle has given up
+
+
+def _refuse(request: Request) -> None:
+    """As a server does that knows no such handle."""
+    request.reply_type, request.body = int(PacketType.STATUS), UINT32.pack(StatusCode.FAILURE)
+    request.finish()

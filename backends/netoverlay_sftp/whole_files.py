@@ -1,8 +1,8 @@
 """Small files, read whole: all requests of many of them in flight at once, from one thread.
 
-Three round trips, however many files there are: what stands there, handles, then data and a last look. Of a layer that
-nobody changes the first and the last look are left out. What comes out otherwise than expected is done again as for one
-file alone, which knows all the cases.
+Two round trips, however many files there are: what stands there, then handles, data and a last look; a third one for
+data and look where handles are not foreseen. Of a layer that nobody changes the first and the last look are left out.
+What comes out otherwise than expected is done again as for one file alone, which knows all the cases.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from netoverlay.backend_api import FileContent, UnavailableError, WantedFile
 from netoverlay_sftp import protocol
 from netoverlay_sftp.channel import SftpChannel
 from netoverlay_sftp.errors import StatusError
-from netoverlay_sftp.multiplexer import Request
+from netoverlay_sftp.foreseen_handles import OnOpened
+from netoverlay_sftp.multiplexer import Question, Request
 from netoverlay_sftp.protocol import OpenFlags, PacketType, pack_open, pack_range, pack_string
 
 _T = TypeVar("_T")
@@ -33,14 +34,8 @@ class _Opened(NamedTuple):
     number: int
     """Of the file among those that are asked for."""
     handle: bytes
-
-
-class _Reading(NamedTuple):
-    """What is asked of an open file."""
-
-    number: int
-    pieces: list[Request]
-    look: Request | None
+    asked: list[Request]
+    """What was asked of it together with its opening; nothing if that was another file's handle."""
 
 
 def read(channel: SftpChannel, files: Sequence[Asked], *, unchanging: bool) -> list[FileContent | None]:
@@ -49,9 +44,9 @@ def read(channel: SftpChannel, files: Sequence[Asked], *, unchanging: bool) -> l
     numbers = range(len(files)) if unchanging else _regular(channel, files)
     opened: list[_Opened] = []
     try:
-        _open(channel, files, numbers, opened)
-        for reading in reversed(_ask(channel, files, opened, unchanging=unchanging)):
-            found[reading.number] = _content(channel, reading, files[reading.number].wanted)
+        _open(channel, files, numbers, opened, unchanging=unchanging)
+        for each in _ask_the_others(channel, files, opened, unchanging=unchanging):
+            found[each.number] = _content(channel, each.asked, files[each.number].wanted, unchanging=unchanging)
     finally:
         if opened:
             with suppress(UnavailableError):  # they end with the connection, too
@@ -70,54 +65,68 @@ def _regular(channel: SftpChannel, files: Sequence[Asked]) -> list[int]:
     ]
 
 
-def _open(channel: SftpChannel, files: Sequence[Asked], numbers: Sequence[int], opened: list[_Opened]) -> None:
+def _open(
+    channel: SftpChannel, files: Sequence[Asked], numbers: Sequence[int], opened: list[_Opened], *, unchanging: bool
+) -> None:
     """Adds to `opened` what is open, also if this fails."""
-    bodies = [(PacketType.OPEN, pack_open(files[number].path, OpenFlags.READ)) for number in numbers]
-    requests = channel.multiplexer.submit_many(bodies)
+    foresees = channel.multiplexer.foresees
+    asking: list[list[Question]] = []
+    for number in numbers:
+        asking.append([(PacketType.OPEN, pack_open(files[number].path, OpenFlags.READ))])
+        if foresees:
+            questions = _questions(channel, b"", files[number].wanted, unchanging=unchanging)
+            asking[-1] += [(packet, OnOpened(rest)) for packet, rest in questions]
+    requests = iter(channel.multiplexer.submit_many([question for questions in asking for question in questions]))
+    asked = [[next(requests) for _ in questions] for questions in asking]
     failure: UnavailableError | None = None
     # The last one first: whoever waits for one after the other hands the receiving over as often.
-    for number, request in reversed(list(zip(numbers, requests, strict=True))):
+    for number, (opening, *reading) in reversed(list(zip(numbers, asked, strict=True))):
         try:
-            handle = _replies(channel, [request], PacketType.HANDLE, protocol.unpack_handle)[0]
+            handle = _replies(channel, [opening], PacketType.HANDLE, protocol.unpack_handle)[0]
         except UnavailableError as error:
             failure = error  # that one is late; the others have to be closed
         else:
             if handle is not None:
-                opened.append(_Opened(number, handle))
+                opened.append(_Opened(number, handle, [each for each in reading if each.asked_of == handle]))
     if failure is not None:
         raise failure
 
 
-def _ask(
+def _ask_the_others(
     channel: SftpChannel, files: Sequence[Asked], opened: Sequence[_Opened], *, unchanging: bool
-) -> list[_Reading]:
-    piece = channel.limits.read_bytes
-    bodies: list[tuple[PacketType, bytes]] = []
-    counts = []
-    for number, handle in opened:
-        size = files[number].wanted.size
-        starts = range(0, size, piece)
-        bodies += ((PacketType.READ, pack_range(handle, start, min(piece, size - start))) for start in starts)
-        if not unchanging:
-            bodies.append((PacketType.FSTAT, handle))
-        counts.append(len(starts))
-    requests = iter(channel.multiplexer.submit_many(bodies))
+) -> list[_Opened]:
+    """`opened`, of each of which something is asked now."""
+    asking = [
+        [] if each.asked else _questions(channel, each.handle, files[each.number].wanted, unchanging=unchanging)
+        for each in opened
+    ]
+    requests = iter(channel.multiplexer.submit_many([question for questions in asking for question in questions]))
     return [
-        _Reading(each.number, [next(requests) for _ in range(count)], None if unchanging else next(requests))
-        for each, count in zip(opened, counts, strict=True)
+        each._replace(asked=each.asked or [next(requests) for _ in questions])
+        for each, questions in zip(opened, asking, strict=True)
     ]
 
 
-def _content(channel: SftpChannel, reading: _Reading, wanted: WantedFile) -> FileContent | None:
-    """None if not all of it came, which need not mean that there is no more."""
-    pieces = _replies(channel, reading.pieces, PacketType.DATA, protocol.unpack_data)
-    data = b"".join(piece for piece in pieces if piece is not None)
+def _questions(
+    channel: SftpChannel, handle: bytes, wanted: WantedFile, *, unchanging: bool
+) -> list[tuple[PacketType, bytes]]:
+    """What is asked of an open file: its data, and a last look."""
+    piece, size = channel.limits.read_bytes, wanted.size
+    reads = [(PacketType.READ, pack_range(handle, start, min(piece, size - start))) for start in range(0, size, piece)]
+    return reads if unchanging else [*reads, (PacketType.FSTAT, handle)]
+
+
+def _content(
+    channel: SftpChannel, asked: Sequence[Request], wanted: WantedFile, *, unchanging: bool
+) -> FileContent | None:
+    """What the answers to _questions() tell. None if not all of it came, which need not mean that there is no more."""
+    pieces, looks = (asked, []) if unchanging else (asked[:-1], asked[-1:])
+    data = b"".join(each or b"" for each in _replies(channel, pieces, PacketType.DATA, protocol.unpack_data))
     if len(data) != wanted.size:
         return None
-    if reading.look is None:
-        return FileContent(data, None)
-    attributes = _replies(channel, [reading.look], PacketType.ATTRS, protocol.unpack_attributes)[0]
-    return None if attributes is None else FileContent(data, channel.file_stat(attributes).version)
+    for attributes in _replies(channel, looks, PacketType.ATTRS, protocol.unpack_attributes):
+        return None if attributes is None else FileContent(data, channel.file_stat(attributes).version)
+    return FileContent(data, None)
 
 
 def _replies(
