@@ -362,28 +362,11 @@ class SmbBackend(Backend):
         if not self._known_facts().has_attributes:
             raise NotSupportedError("extended attributes")
         session = self._connector.session()
-        on_server = self._at(session, path)
-        opening_it = commands.create(on_server, FileAccess.READ_EA | LOOK, CreateOptions(0))
-        requests = session.engine.call(opening_it, commands.query_attribute_list(), commands.close())
-        try:
-            session.expect(requests[0])
-            return xattrs.fetched(session, requests[1])
-        except StatusError as error:
-            raise diagnosis.of_path(session, error, on_server, "list_xattrs") from error
+        return xattrs.all_at(session, self._at(session, path))
 
     def _set_attribute(self, path: LayerPath, name: str, value: bytes | None, operation: str) -> None:
         session = self._connector.session()
-        on_server = self._at(session, path)
-        opening_it = commands.create(on_server, FileAccess.WRITE_EA | LOOK, CreateOptions(0))
-        requests = session.engine.call(opening_it, xattrs.setting(name, value), commands.close())
-        try:
-            session.expect(requests[0])
-        except StatusError as error:
-            raise diagnosis.of_path(session, error, on_server, operation) from error
-        try:
-            session.expect(requests[1])
-        except StatusError as error:
-            raise xattrs.refusal(error, operation) from error
+        xattrs.set_at(session, self._at(session, path), name, value, operation)
 
     def _require_attributes(self, operation: str, name: str) -> None:
         if not self._known_facts().has_attributes or not xattrs.is_ours(name):

@@ -68,6 +68,8 @@ class Body(NamedTuple):
     """What follows `content`, and is not copied."""
     buffer: memoryview | None = None
     """Where the data of a READ reply goes."""
+    reply_bytes: int = 0
+    """Of content that the reply brings, at most."""
 
 
 def charge_of(size: int) -> int:
@@ -140,7 +142,7 @@ def flush(handle: bytes) -> Body:
 def read(handle: bytes, offset: int, size: int, buffer: memoryview | None = None) -> Body:
     """2.2.19."""
     fixed = _READ.pack(49, _PADDING, 0, size, offset, handle, 0, 0, 0, 0, 0, 0)
-    return Body(Command.READ, fixed, charge_of(size), None, buffer)
+    return Body(Command.READ, fixed, charge_of(size), None, buffer, size)
 
 
 def write(handle: bytes, offset: int, data: Readable) -> Body:

@@ -14,10 +14,10 @@ from netoverlay.backend_api import LayerUrl, os_error
 from netoverlay.backend_api.pieces import copy_in_pieces
 from netoverlay.backend_api.places import FilePlace
 from netoverlay_smb import commands, look, names, replies
-from netoverlay_smb.engine import Request
 from netoverlay_smb.errors import StatusError
 from netoverlay_smb.protocol import DEFAULT_PORT, CreateOptions, FileAccess, FileAttributes, InfoClass, ProtocolError
 from netoverlay_smb.replies import Copied
+from netoverlay_smb.request import Request
 from netoverlay_smb.session import Session
 from netoverlay_smb.status import NOT_SUPPORTED, Status
 

@@ -25,6 +25,7 @@ from netoverlay_smb.incoming import READ_HEAD_BYTES, HeaderFields, Incoming, rep
 from netoverlay_smb.outgoing import Link, Outgoing
 from netoverlay_smb.protocol import HEADER, HEADER_BYTES, NOTIFICATION_ID, Command, HeaderFlags, ProtocolError
 from netoverlay_smb.replies import OplockBreak
+from netoverlay_smb.request import Request
 from netoverlay_smb.status import Status
 
 MAX_ABANDONED = 4096
@@ -37,27 +38,6 @@ _IS_REPLY = int(HeaderFlags.SERVER_TO_CLIENT)
 _PAUSE_SECONDS = 0.001
 _COPIED_BYTES = 4096
 """Of a reply: it is quicker to have so much at once than to look at the parts of it where they are."""
-
-
-class Request(Awaited):
-    """One request in flight, and its reply when it is there."""
-
-    __slots__ = ("abandoned", "async_id", "body", "buffer", "charge", "command", "filled", "message_id", "status")
-
-    def __init__(self, body: Body, message_id: int, charge: int, expires_at: float) -> None:
-        super().__init__(expires_at)
-        self.command = int(body.command)
-        self.message_id = message_id
-        self.charge = charge
-        self.buffer = body.buffer
-        self.status = 0
-        self.body = b""
-        """Of the reply, behind the header; of data that went into `buffer` nothing."""
-        self.filled = 0
-        """Bytes of `buffer` that the reply filled."""
-        self.async_id: int | None = None
-        """The server is still at it, and knows it by this."""
-        self.abandoned = False
 
 
 class Engine(LeaderFollower):

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from netoverlay.backend_api import DirEntry, FileType, LayerPath, NamedEntry, join_path, os_error
 from netoverlay.backend_api.listing_limits import ListingLimits, ListingProgress
 from netoverlay.backend_api.together import Conversation, converse
-from netoverlay_smb import commands, diagnosis, look, names, replies
+from netoverlay_smb import commands, diagnosis, joined, look, names, replies
 from netoverlay_smb.attributes import NOTHING_TOLD, Appearance
 from netoverlay_smb.commands import Body
-from netoverlay_smb.engine import Request
 from netoverlay_smb.errors import StatusError
 from netoverlay_smb.facts import LOOK
 from netoverlay_smb.look import Look
 from netoverlay_smb.paths import PathMap, join
 from netoverlay_smb.protocol import PREVIOUS_HANDLE, CreateOptions, FileAccess, FileAttributes, InfoClass
 from netoverlay_smb.replies import Listed
+from netoverlay_smb.request import Request
 from netoverlay_smb.security import Ownership
 from netoverlay_smb.session import Session
 from netoverlay_smb.status import Status
@@ -36,7 +37,7 @@ _LOOKS_IN_FLIGHT = 128
 _LOOKS_AT_ONCE = 16
 _LOOK_CHARGE = 6
 """The most credits that one costs."""
-_LOOK_SECONDS = 0.0002
+_LOOK_SECONDS = 0.00015
 """Processor time, of the server and of ours."""
 _PERMISSION_BITS = 0o7777
 _REPARSE_POINT = int(FileAttributes.REPARSE_POINT)
@@ -53,6 +54,8 @@ _Compound: TypeAlias = list[Body]
 _Entry = TypeVar("_Entry")
 _Told: TypeAlias = Conversation[_Compound, list[Request], list[_Entry]]
 _Sorting: TypeAlias = Conversation[_Compound, list[Request], "_Sorted"]
+_InFlight: TypeAlias = deque[tuple[Listed, list[Request]]]
+_InTurn: TypeAlias = Iterator[tuple[Listed, list[Request]]]
 _Reading: TypeAlias = Conversation[_Compound, list[Request], list[Listed]]
 
 
@@ -85,11 +88,20 @@ class Lister:
 
     def entries(self, session: Session, directories: Sequence[LayerPath]) -> list[list[DirEntry] | OSError]:
         """All usable entries of each directory, or its error: ENOTDIR for anything else, a symbolic link too."""
-        return converse([self._listing(session, each, self._entries) for each in directories], session.submit_all)
+        return self._converse(session, directories, self._entries)
 
     def named(self, session: Session, directories: Sequence[LayerPath]) -> list[list[NamedEntry] | OSError]:
         """As entries(); mode, owner and link count only where to ask costs less than another round trip would."""
-        return converse([self._listing(session, each, self._names) for each in directories], session.submit_all)
+        return self._converse(session, directories, self._names)
+
+    def _converse(
+        self,
+        session: Session,
+        directories: Sequence[LayerPath],
+        read: Callable[[Session, LayerPath, bytes], _Told[_Entry]],
+    ) -> list[list[_Entry] | OSError]:
+        listings = [self._listing(session, each, read) for each in directories]
+        return converse(listings, partial(joined.submit, session))
 
     def _listing(
         self, session: Session, directory: LayerPath, read: Callable[[Session, LayerPath, bytes], _Told[_Entry]]
@@ -165,35 +177,44 @@ class Lister:
         progress: ListingProgress,
     ) -> _Told[DirEntry]:
         """Ask for each entry what the listing did not tell, many at a time."""
-        entries: list[DirEntry] = []
-        waiting = iter(unclear)
-        first = list(islice(waiting, _LOOKS_IN_FLIGHT))
-        asked = yield [self._questions(join(path, entry.name), entry) for entry in first]
-        in_flight = deque(zip(first, asked, strict=True))
+
+        def questions(asked: Sequence[Listed]) -> list[_Compound]:
+            progress.goes_on()
+            return [self._questions(join(path, entry.name), entry) for entry in asked]
+
         at_once = max(1, min(_LOOKS_AT_ONCE, session.engine.credits // (2 * _LOOK_CHARGE)))
-        while True:
-            if len(in_flight) <= _LOOKS_IN_FLIGHT - at_once and (batch := list(islice(waiting, at_once))):
-                progress.goes_on()
-                questions = [self._questions(join(path, entry.name), entry) for entry in batch]
-                in_flight += zip(batch, session.engine.submit_all(questions), strict=True)
-                continue
-            if not in_flight:
-                return entries
-            entry, requests = in_flight.popleft()
-            try:
-                name, found = self._answers(session, path, entry, requests)
-            except StatusError as error:
-                if error.status in _VANISHED:
-                    if names.may_be_short(entry.name):
-                        self._paths.warn_of_short_name(directory, entry.name)
-                    continue
-                # One odd file must not hide the others: what the listing itself tells of it will have to do.
-                name, found = names.from_server(entry.name), Look(entry.facts, NOTHING_TOLD, None)
-            if not names.is_usable(name):
-                continue
-            if names.to_server(name) != entry.name:
-                self._paths.note_alias(join_path(directory, name), entry.name)
-            entries.append(DirEntry(name, found.stat(self._appearance)))
+        first, rest = unclear[:_LOOKS_IN_FLIGHT], unclear[_LOOKS_IN_FLIGHT:]
+        in_flight: _InFlight = deque(zip(first, (yield questions(first)), strict=True))
+        entries: list[DirEntry] = []
+        in_doubt: list[Listed] = []
+        for entry, requests in _in_turn(in_flight, rest, lambda few: joined.submit(session, questions(few)), at_once):
+            if joined.closed(session, requests):
+                entries += self._found(session, directory, path, entry, requests)
+            else:
+                in_doubt.append(entry)
+        for entry, requests in _in_turn(deque(), in_doubt, lambda few: session.submit_all(questions(few)), at_once):
+            joined.closed(session, requests)
+            entries += self._found(session, directory, path, entry, requests)
+        return entries
+
+    def _found(
+        self, session: Session, directory: LayerPath, path: bytes, entry: Listed, requests: list[Request]
+    ) -> list[DirEntry]:
+        """The entry, unless it is gone, or cannot be used."""
+        try:
+            name, found = self._answers(session, path, entry, requests)
+        except StatusError as error:
+            if error.status in _VANISHED:
+                if names.may_be_short(entry.name):
+                    self._paths.warn_of_short_name(directory, entry.name)
+                return []
+            # One odd file must not hide the others: what the listing itself tells of it will have to do.
+            name, found = names.from_server(entry.name), Look(entry.facts, NOTHING_TOLD, None)
+        if not names.is_usable(name):
+            return []
+        if names.to_server(name) != entry.name:
+            self._paths.note_alias(join_path(directory, name), entry.name)
+        return [DirEntry(name, found.stat(self._appearance))]
 
     def _questions(self, path: bytes, entry: Listed) -> list[Body]:
         link = _is_mfsymlink(entry)
@@ -248,6 +269,20 @@ class Lister:
             with suppress(StatusError):
                 found = look.at(session, at, self._appearance)._replace(facts=entry.facts)
         return name, found
+
+
+def _in_turn(
+    in_flight: _InFlight, entries: Iterable[Listed], ask: Callable[[list[Listed]], list[list[Request]]], at_once: int
+) -> _InTurn:
+    """What is in flight, and then further entries, each with the requests for it, which need not be answered yet."""
+    waiting = iter(entries)
+    while True:
+        if len(in_flight) <= _LOOKS_IN_FLIGHT - at_once and (batch := list(islice(waiting, at_once))):
+            in_flight += zip(batch, ask(batch), strict=True)
+        elif in_flight:
+            yield in_flight.popleft()
+        else:
+            return
 
 
 def _unsaid(entry: Listed) -> NamedEntry:

@@ -10,10 +10,10 @@ from netoverlay.backend_api.types import NAME_ENCODING, NAME_ERRORS
 from netoverlay_smb import commands, replies, security, symlinks
 from netoverlay_smb.attributes import NOTHING_TOLD, Appearance
 from netoverlay_smb.commands import Body
-from netoverlay_smb.engine import Request
 from netoverlay_smb.facts import LOOK
 from netoverlay_smb.protocol import PREVIOUS_HANDLE, Control, CreateOptions, FileAccess, FileAttributes, InfoClass
 from netoverlay_smb.replies import FileFacts
+from netoverlay_smb.request import Request
 from netoverlay_smb.security import Ownership
 from netoverlay_smb.session import Session
 from netoverlay_smb.status import NOT_SUPPORTED, Status

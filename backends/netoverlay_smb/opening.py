@@ -11,7 +11,6 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_expo
 
 from netoverlay.backend_api import Access, os_error
 from netoverlay_smb import commands, look, names, replies, symlinks
-from netoverlay_smb.engine import Request
 from netoverlay_smb.errors import StatusError
 from netoverlay_smb.handles import ACCESS
 from netoverlay_smb.protocol import (
@@ -24,6 +23,7 @@ from netoverlay_smb.protocol import (
     InfoClass,
 )
 from netoverlay_smb.replies import FileFacts
+from netoverlay_smb.request import Request
 from netoverlay_smb.session import ServerHandle, Session
 from netoverlay_smb.status import Status
 

@@ -19,13 +19,13 @@ from contextlib import suppress
 from netoverlay.backend_api import UnavailableError
 from netoverlay_smb import attributes, commands, look, names
 from netoverlay_smb.commands import Body
-from netoverlay_smb.engine import Request
 from netoverlay_smb.errors import StatusError
 from netoverlay_smb.facts import LOOK, names_in
 from netoverlay_smb.listing import HIDDEN_PREFIX
 from netoverlay_smb.opening import patiently
 from netoverlay_smb.paths import SEPARATOR, join
 from netoverlay_smb.protocol import SHARE_ALL, CreateOptions, FileAccess, InfoClass
+from netoverlay_smb.request import Request
 from netoverlay_smb.session import Session
 from netoverlay_smb.status import Status
 

@@ -12,11 +12,12 @@ from netoverlay.backend_api import UnavailableError
 from netoverlay.backend_api.pieces import Window
 from netoverlay_smb import replies
 from netoverlay_smb.commands import Body
-from netoverlay_smb.engine import Engine, Request
+from netoverlay_smb.engine import Engine
 from netoverlay_smb.errors import StatusError, describe, describe_status
 from netoverlay_smb.outgoing import Link
 from netoverlay_smb.protocol import ProtocolError
 from netoverlay_smb.replies import Copied
+from netoverlay_smb.request import Request
 from netoverlay_smb.status import CONNECTION_LOST, Status
 
 _Parsed = TypeVar("_Parsed")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from netoverlay.backend_api.pieces import read_in_pieces, write_in_pieces
 from netoverlay_smb import commands, replies
-from netoverlay_smb.engine import Request
 from netoverlay_smb.errors import StatusError
 from netoverlay_smb.protocol import CREDIT_BYTES
+from netoverlay_smb.request import Request
 from netoverlay_smb.session import Session
 from netoverlay_smb.status import Status
 

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from netoverlay.backend_api import FileContent, WantedFile
-from netoverlay_smb import commands, look, replies
+from netoverlay_smb import commands, joined, look, replies
 from netoverlay_smb.attributes import Appearance
 from netoverlay_smb.commands import Body
-from netoverlay_smb.engine import Request
 from netoverlay_smb.handles import GENERIC_READ
 from netoverlay_smb.protocol import PREVIOUS_HANDLE, CreateOptions, FileAttributes, InfoClass
+from netoverlay_smb.request import Request
 from netoverlay_smb.session import Session
 from netoverlay_smb.status import Status
 
@@ -32,12 +32,8 @@ def read(
     session: Session, files: Sequence[Asked], appearance: Appearance, *, unchanging: bool
 ) -> Iterator[FileContent | None]:
     """What is in `files`; None for what has to be done singly."""
-    sent = session.submit_all([_compound(each, unchanging=unchanging) for each in files])
-    # The last one first: whoever waits for one after the other hands the receiving over as often.
-    for requests in reversed(sent):
-        for request in reversed(requests):
-            session.engine.wait(request)
-    for requests, file in zip(sent, files, strict=True):
+    answered = joined.answers(session, [_compound(each, unchanging=unchanging) for each in files])
+    for requests, file in zip(answered, files, strict=True):
         yield _content(session, requests, file.wanted, appearance)
 
 
@@ -53,12 +49,10 @@ def _compound(file: Asked, *, unchanging: bool) -> list[Body]:
 def _content(
     session: Session, requests: Sequence[Request], wanted: WantedFile, appearance: Appearance
 ) -> FileContent | None:
-    opening, *asking, closing = requests
+    opening, *asking, _ = requests
     if opening.status != Status.SUCCESS:
         return None
     opened = session.parse(replies.created, opening.body)
-    if closing.status != Status.SUCCESS:  # of what failed before it, with some servers
-        session.forget(commands.close(opened.handle))
     if opened.attributes & _REPARSE_POINT or any(request.status != Status.SUCCESS for request in asking):
         return None
     data = session.parse(replies.read_data, asking.pop(0).body) if wanted.size else b""

@@ -6,11 +6,12 @@ import errno
 from collections.abc import Callable
 
 from netoverlay.backend_api import XattrMode, os_error
-from netoverlay_smb import commands, extended_attributes, replies
+from netoverlay_smb import commands, diagnosis, extended_attributes, replies
 from netoverlay_smb.commands import Body
-from netoverlay_smb.engine import Request
 from netoverlay_smb.errors import StatusError, status_error
-from netoverlay_smb.protocol import PREVIOUS_HANDLE, InfoClass
+from netoverlay_smb.facts import LOOK
+from netoverlay_smb.protocol import PREVIOUS_HANDLE, CreateOptions, FileAccess, InfoClass
+from netoverlay_smb.request import Request
 from netoverlay_smb.session import Session
 from netoverlay_smb.status import Status
 
@@ -18,6 +19,31 @@ from netoverlay_smb.status import Status
 def is_ours(name: str) -> bool:
     """Whether SMB can have an attribute of that name; those of the system and of root it cannot."""
     return name.startswith(extended_attributes.PREFIX)
+
+
+def all_at(session: Session, path: bytes) -> dict[str, bytes]:
+    """All attributes, by name, of what stands at `path`. OSError."""
+    opening = commands.create(path, FileAccess.READ_EA | LOOK, CreateOptions(0))
+    requests = session.engine.call(opening, commands.query_attribute_list(), commands.close())
+    try:
+        session.expect(requests[0])
+        return fetched(session, requests[1])
+    except StatusError as error:
+        raise diagnosis.of_path(session, error, path, "list_xattrs") from error
+
+
+def set_at(session: Session, path: bytes, name: str, value: bytes | None, operation: str) -> None:
+    """Set `name` of what stands at `path`; None removes it. OSError, of `operation`."""
+    opening = commands.create(path, FileAccess.WRITE_EA | LOOK, CreateOptions(0))
+    requests = session.engine.call(opening, setting(name, value), commands.close())
+    try:
+        session.expect(requests[0])
+    except StatusError as error:
+        raise diagnosis.of_path(session, error, path, operation) from error
+    try:
+        session.expect(requests[1])
+    except StatusError as error:
+        raise refusal(error, operation) from error
 
 
 def fetched(session: Session, request: Request) -> dict[str, bytes]:

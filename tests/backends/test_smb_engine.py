@@ -25,7 +25,7 @@ from netoverlay.backend_api.leadership import TICK_SECONDS
 from netoverlay_smb import commands
 from netoverlay_smb.commands import Body
 from netoverlay_smb.credits import Ticket
-from netoverlay_smb.engine import MAX_OWED, Engine, Request
+from netoverlay_smb.engine import MAX_OWED, Engine
 from netoverlay_smb.frames import MAX_FRAME_BYTES
 from netoverlay_smb.outgoing import Link
 from netoverlay_smb.protection import TAG_BYTES, CmacSigner, GmacSigner, HmacSigner, Sealer, Signer
@@ -42,6 +42,7 @@ from netoverlay_smb.protocol import (
     FileAccess,
     HeaderFlags,
 )
+from netoverlay_smb.request import Request
 from netoverlay_smb.status import Status
 
 LONG = 30.0

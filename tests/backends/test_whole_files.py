@@ -77,8 +77,9 @@ def test_what_is_asked_of_an_smb_server(smbd, tmp_path, unchanging):
         found = backend.read_files(wanted, unchanging=unchanging)
     assert contents(wanted, found) == on_disk(tmp_path, wanted)
     assert len(pieces) <= 3, "as many at once as there are credits for"
-    assert sum(map(len, pieces)) == COUNT
-    assert all(bodies[-1].command is Command.CLOSE for compounds in pieces for bodies in compounds)
+    commands = [[body.command for body in bodies] for compounds in pieces for bodies in compounds]
+    assert sum(each.count(Command.CREATE) for each in commands) == COUNT
+    assert all(each[-1] is Command.CLOSE for each in commands)
 
 
 def test_what_is_no_file_is_told_and_not_opened(backend, tmp_path):
