@@ -55,7 +55,6 @@ from netoverlay_smb.in_use import PathsInUse
 from netoverlay_smb.listing import Lister
 from netoverlay_smb.names import MAX_NAME_BYTES
 from netoverlay_smb.options import SmbOptions
-from netoverlay_smb.outgoing import Link
 from netoverlay_smb.paths import PathMap
 from netoverlay_smb.protocol import PREVIOUS_HANDLE, CreateOptions, Disposition, FileAccess, VolumeClass
 from netoverlay_smb.session import Session
@@ -85,8 +84,7 @@ class SmbBackend(Backend):
         self._paths = PathMap()
         self._leftovers = removal.Leftovers()
         self._facts: ShareFacts | None = None
-        self._lost: Link | None = None
-        """What the last connection had."""
+        self._last: Session | None = None
         self._appearance = Appearance.of(options, lists_modes=False, has_file_ids=False)
         self._lister = Lister(self._paths, self._appearance, self._limits, with_modes=False)
 
@@ -117,8 +115,9 @@ class SmbBackend(Backend):
         # Here, for what logs in takes longer to import than a mount that needs no server takes to be ready.
         from netoverlay_smb.connecting import connect  # noqa: PLC0415
 
-        session = connect(self._url, self._options, self._deadline, self._lost)
-        self._lost = session.link
+        last = self._last
+        self._last = session = connect(self._url, self._options, self._deadline, None if last is None else last.link)
+        session.joins = last is None or not last.has_broken_joined
         try:
             # Of each session: what a server for Macs tells, it tells only in those that have asked whether it can.
             found = self._find_out(session)

@@ -29,6 +29,9 @@ def submit(session: Session, compounds: Sequence[list[Body]]) -> list[list[Reque
     """
     messages = list(_messages(session, compounds))
     sent = session.submit_all([[body for bodies in message for body in bodies] for message in messages])
+    joined = [requests for requests, message in zip(sent, messages, strict=True) if len(message) > 1]
+    if joined:
+        session.last_joined = joined[-1][-1]
     requests = (request for message in sent for request in message)
     return [list(islice(requests, len(bodies))) for message in messages for bodies in message]
 
@@ -73,7 +76,7 @@ def _messages(session: Session, compounds: Sequence[list[Body]]) -> Iterator[lis
         charge = sum(session.link.charge(body) for body in bodies)
         size = sum(body.reply_bytes for body in bodies)
         credits_left, bytes_left = credits_left - charge, bytes_left - size
-        fits = credits_left >= 0 and bytes_left >= 0 and len(message) < FILES_TOGETHER
+        fits = session.joins and credits_left >= 0 and bytes_left >= 0 and len(message) < FILES_TOGETHER
         if message and not (fits and _closes(message[-1]) and _closes(bodies)):
             yield message
             message = []

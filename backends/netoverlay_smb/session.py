@@ -46,6 +46,10 @@ class Session:
         self.reading, self.writing = Window(), Window()
         self.keeps_locks: bool | None = None
         """Whether the server keeps the locks that it grants; None until somebody has tried."""
+        self.joins = True
+        """Whether several files go into one message (joined.py)."""
+        self.last_joined: Request | None = None
+        """Of the last of these messages the last request."""
 
     def note_round_trip(self, seconds: float) -> None:
         """How far the server is away, as the first request shows."""
@@ -60,6 +64,11 @@ class Session:
     def broken(self) -> bool:
         """Whether it is of no use any more."""
         return self.engine.broken
+
+    @property
+    def has_broken_joined(self) -> bool:
+        """Whether it was lost with several files in one message on their way: maybe the server hangs up on that."""
+        return self.broken and self.last_joined is not None and not self.last_joined.done
 
     def close(self) -> None:
         """Log out."""

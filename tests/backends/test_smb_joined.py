@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from netoverlay.backend_api import FileContent, WantedFile
+from netoverlay.backend_api import FileContent, UnavailableError, WantedFile
 from netoverlay_smb import joined, session
 from netoverlay_smb.names import decode_utf16
 from netoverlay_smb.protocol import HEADER, HEADER_BYTES, Command, FileAttributes, HeaderFlags, InfoClass, InfoType
@@ -17,6 +17,7 @@ from tests.backends.smb_layer import connected
 from tests.fuzz import smb_seeds
 from tests.fuzz.smb_server import How, Protection, ScriptedSocket
 from tests.fuzz.smb_target import _Backend, _QuietEngine, _Setup
+from tests.servers.proxy import Proxy
 
 NAMES = [f"file{number:02}" for number in range(20)]
 BAD = "file02"
@@ -107,6 +108,66 @@ def test_what_fails_in_company_is_read_as_it_is_by_itself(command):
     contents = {name: one.data for name, one in zip(NAMES, found, strict=True) if isinstance(one, FileContent)}
     assert contents == {name: name.ljust(10).encode() for name in NAMES if name != BAD}
     assert isinstance(found[NAMES.index(BAD)], PermissionError)
+
+
+class HangsUp(Proxy):
+    """Before a server that ends the connection when a message opens more than one file."""
+
+    def _receive(self, source, chunks, is_server):
+        if is_server:
+            super()._receive(source, chunks, is_server)
+            return
+        super()._receive(Listened(source, self.cut), chunks, is_server)
+
+
+class Listened:
+    """The client's end of a connection."""
+
+    def __init__(self, inner, cut):
+        self._inner = inner
+        self._cut = cut
+
+    def recv(self, count):
+        data = self._inner.recv(count)
+        position = 0
+        while position + 4 < len(data):
+            length = int.from_bytes(data[position + 1 : position + 4], "big")
+            frame, position = data[position + 4 : position + 4 + length], position + 4 + length
+            if frame.count(b"\xfeSMB\x40\x00") > 1 and commands_of(frame).count(Command.CREATE) > 1:
+                self._cut()
+        return data
+
+
+def commands_of(message):
+    found, following = [], -1
+    while following:
+        fields = HEADER.unpack_from(message)
+        found.append(fields[4])
+        following = fields[7]
+        message = message[following:]
+    return found
+
+
+def test_a_server_that_hangs_up_on_several_files_is_asked_for_each_by_itself(smbd, tmp_path):
+    for number in range(30):
+        (tmp_path / f"file{number}").touch()
+    with HangsUp(smbd.port) as proxy, connected(smbd, tmp_path, port=proxy.port) as backend:
+        with pytest.raises(UnavailableError):
+            backend.list_dir("")
+        for _ in range(3):
+            assert len(backend.list_dir("")) == 30
+        assert proxy.accepted == 2
+
+
+def test_after_a_cut_for_another_reason_several_files_go_together(smbd, tmp_path):
+    with Proxy(smbd.port) as proxy, connected(smbd, tmp_path, port=proxy.port) as backend:
+        (tmp_path / "file").touch()
+        assert len(backend.list_dir("")) == 1
+        proxy.cut()
+        with pytest.raises(UnavailableError):
+            backend.stat("file")
+        assert backend.stat("file").size == 0
+        assert backend._connector.session().joins
 
 
 def test_as_much_goes_into_a_message_as_is_good_for_it(smbd, tmp_path):
