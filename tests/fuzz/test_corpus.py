@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 
@@ -27,6 +28,7 @@ def test_what_the_search_begins_with(name: str) -> None:
     """Nothing is wrong, and nothing grows."""
     target = load_target(name)
     target.run(target.seeds()[0])
+    gc.collect()  # what other tests have left open is not closed meanwhile
     descriptors = len(os.listdir("/proc/self/fd"))
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for data in [*target.seeds(), *kept_inputs(name)]:
