@@ -13,15 +13,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Sequence
 
 from cachetools import LRUCache
 
 from netoverlay.backend_api.types import LayerPath, split_path
 from netoverlay.cache.allowance import Allowance
+from netoverlay.cache.background import Background
+from netoverlay.cache.purpose import Purpose, purpose
 
 WORKERS = 4
 MAX_UNUSED = 128
@@ -31,48 +30,7 @@ AT_FIRST = 32
 _MAX_STACK = 16_384
 _MAX_LISTED = 1024
 
-T = TypeVar("T")
-
 _log = logging.getLogger(__name__)
-
-
-def log_failure(future: Future[T]) -> None:
-    """Tell of an error in our own work, which nobody else would see."""
-    if not future.cancelled() and future.exception() is not None:
-        _log.error("a fetch ahead has failed", exc_info=future.exception())
-
-
-class _Thread(threading.local):
-    looks_ahead = False
-    wants_names_only = False
-
-
-_thread = _Thread()
-
-
-@contextmanager
-def looking_ahead() -> Iterator[None]:
-    """What this thread lists inside is for something that is fetched ahead, and tells of no walk."""
-    _thread.looks_ahead = True
-    try:
-        yield
-    finally:
-        _thread.looks_ahead = False
-
-
-@contextmanager
-def looking_by_name() -> Iterator[None]:
-    """This thread lists what is inside to find one name in each of the directories below."""
-    _thread.wants_names_only = True
-    try:
-        yield
-    finally:
-        _thread.wants_names_only = False
-
-
-def wants_names_only() -> bool:
-    """Whether this thread is in looking_by_name()."""
-    return _thread.wants_names_only
 
 
 def _is_hidden(path: LayerPath) -> bool:
@@ -89,7 +47,7 @@ class Ahead:
         self._fetch = fetch
         self._workers = min(WORKERS, at_once)
         self._batch = at_once // self._workers
-        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="list-ahead")
+        self._background = Background("list-ahead", self._workers)
         self._lock = threading.Lock()
         self._stack: deque[LayerPath] = deque(maxlen=_MAX_STACK)
         self._nearest: deque[LayerPath] = deque(maxlen=_MAX_STACK)
@@ -97,11 +55,10 @@ class Ahead:
         self._listed: LRUCache[LayerPath, None] = LRUCache(_MAX_LISTED)
         self._allowance = Allowance(MAX_UNUSED)
         self._in_flight = 0
-        self._closed = False
 
     def listed(self, path: LayerPath) -> None:
         """A program lists the directory `path`, and does not only look for names in it."""
-        if _thread.looks_ahead:
+        if purpose() is Purpose.AHEAD:
             return
         with self._lock:
             self._listed[path] = None
@@ -114,7 +71,7 @@ class Ahead:
         `listed`: for who lists it. `beside()`: the directories that can be fetched next to it. `again`: its names were
         fetched before.
         """
-        if _thread.looks_ahead or (_is_hidden(path) and not listed):
+        if purpose() is Purpose.AHEAD or (_is_hidden(path) and not listed):
             return False
         parent = split_path(path)[0]
         with self._lock:
@@ -129,7 +86,7 @@ class Ahead:
 
     def expect(self, path: LayerPath) -> None:
         """The directory `path` is going to be used, be there a walk or not."""
-        self._pool.submit(self._try, [path]).add_done_callback(log_failure)
+        self._background.start(self._try, [path])
 
     def found(self, paths: Iterable[LayerPath]) -> None:
         """After missed(): the directories below that one."""
@@ -143,15 +100,11 @@ class Ahead:
 
     def stop(self) -> None:
         """Start nothing any more."""
-        with self._lock:
-            self._closed = True
-            self._stack.clear()
-            self._nearest.clear()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._background.stop()
 
     def join(self) -> None:
         """After stop(): wait for the fetches under way."""
-        self._pool.shutdown(wait=True)
+        self._background.join()
 
     def _push(self, nearest: Iterable[LayerPath]) -> None:
         paths = list(nearest)
@@ -163,12 +116,12 @@ class Ahead:
     def _start(self) -> None:
         while self._in_flight < self._workers and (batch := self._next()):
             self._in_flight += 1
-            self._pool.submit(self._run, batch).add_done_callback(log_failure)
+            self._background.start(self._run, batch)
 
     def _next(self) -> list[LayerPath]:
         """What to list in one call: not few at a time while there is another call under way."""
         waiting = len(self._nearest) + len(self._stack)
-        if self._closed or not waiting:
+        if self._background.is_stopped or not waiting:
             return []
         most = min(self._batch, waiting)
         count = self._allowance.grant(max(most // 2, 1) if self._in_flight else 1, most)

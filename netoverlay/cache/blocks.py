@@ -6,12 +6,11 @@ import errno
 import logging
 import threading
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol
 
 from cachetools import LRUCache
 
-from netoverlay.cache.ahead import log_failure
+from netoverlay.cache.background import Background
 from netoverlay.cache.disk_store import DiskStore
 from netoverlay.cache.keys import part_key
 from netoverlay.cache.single_flight import SingleFlight
@@ -60,13 +59,12 @@ class Blocks:
 
     def __init__(self, store: DiskStore, workers: int) -> None:
         self._store = store
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="read-ahead")
+        self._background = Background("read-ahead", workers)
         self._lock = threading.Lock()
         self._recent: LRUCache[str, bytes] = LRUCache(RECENT_BLOCKS)
         self._flights: SingleFlight[str, bytes] = SingleFlight()
         self._read_at_random: LRUCache[str, int] = LRUCache(_MAX_READ_AT_RANDOM)
         """By the key of a block that is not kept: how many bytes of it were read."""
-        self._closed = False
 
     def read(self, source: BlockSource, index: int) -> bytes:
         """The block. Errors of the layer."""
@@ -117,20 +115,16 @@ class Blocks:
 
     def ahead(self, source: BlockSource, indexes: Iterable[int]) -> None:
         """Fetch blocks in the background. What fails is met by whoever needs it."""
-        with self._lock:
-            if not self._closed:
-                for index in indexes:
-                    self._pool.submit(self._read_ahead, source, index).add_done_callback(log_failure)
+        for index in indexes:
+            self._background.start(self._read_ahead, source, index)
 
     def stop(self) -> None:
         """Start nothing any more."""
-        with self._lock:
-            self._closed = True
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._background.stop()
 
     def join(self) -> None:
         """After stop(): wait for what is under way."""
-        self._pool.shutdown(wait=True)
+        self._background.join()
 
     def _load(self, source: BlockSource, index: int, key: str, *, remember: bool) -> bytes:
         offset = index * BLOCK
@@ -150,7 +144,8 @@ class Blocks:
         key = part_key(source.key, index)
         with self._lock:
             is_here = key in self._recent
-        if is_here or source.is_closed or self._closed or key in self._flights or self._store.expect(key):
+        is_needless = is_here or source.is_closed or self._background.is_stopped or key in self._flights
+        if is_needless or self._store.expect(key):
             return
         try:
             self.read(source, index)

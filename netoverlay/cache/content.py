@@ -63,7 +63,7 @@ class ContentCache(DelegatingBackend):
         except NotSupportedError:
             self._identity = None  # nothing could be found again, so nothing is kept
         else:
-            self._small = SmallFiles(self.inner, self._identity, self._store, immutable=self._immutable)
+            self._small = SmallFiles(self._metadata, self._identity, self._store, immutable=self._immutable)
         return capabilities
 
     def close(self) -> None:

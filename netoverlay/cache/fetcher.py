@@ -6,21 +6,24 @@ import errno
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from netoverlay.backend_api.backend import Backend
 from netoverlay.backend_api.errors import UnavailableError
 from netoverlay.backend_api.types import DirEntry, LayerPath, NamedEntry, split_path
-from netoverlay.cache.ahead import Ahead, wants_names_only
+from netoverlay.cache.ahead import Ahead
 from netoverlay.cache.kept_layer import KeptLayer
 from netoverlay.cache.listing import Listing
 from netoverlay.cache.listing_fetch import Fetch
 from netoverlay.cache.listings import Listings
 from netoverlay.cache.open_files import OpenFiles
+from netoverlay.cache.purpose import Purpose, purpose
 from netoverlay.cache.single_flight import outcome
 
 _NAME = itemgetter(0)
 E = TypeVar("E")
+_Unkept: TypeAlias = list[tuple[LayerPath, list[DirEntry]]]
+"""Listings that are in memory, and not on disk yet."""
 
 
 class ListingFetcher:
@@ -61,8 +64,7 @@ class ListingFetcher:
             self._ahead.join()
         if self.kept is not None:
             self.kept.flush()
-            for path, entries in self._listings.unkept_names():
-                self.kept.keep_names(path, entries)
+            self.kept.keep_names(self._listings.unkept_names())
 
     def entries(self, path: LayerPath) -> list[DirEntry]:
         """What a program is told that lists the directory `path`."""
@@ -106,9 +108,11 @@ class ListingFetcher:
                 return known
             is_walk = self._missed(fetch.path, listed=listed)
             entries = self._layer.list_dir(fetch.path)
-        listing = self._store(fetch, entries)
+        unkept: _Unkept = []
+        listing = self._store(fetch, entries, unkept)
         if is_walk:
             self._descend(fetch.path)
+        self._keep(unkept)
         return entries, listing
 
     def _fetch_names(self, fetch: Fetch) -> Listing:
@@ -123,9 +127,11 @@ class ListingFetcher:
             (entries,) = self._layer.list_names([fetch.path])
             if isinstance(entries, OSError):
                 raise entries
-        listing = self._store_names(fetch, entries)
+        unkept: _Unkept = []
+        listing = self._store_names(fetch, entries, unkept)
         if is_walk:
             self._descend(fetch.path)
+        self._keep(unkept)
         return listing
 
     def _kept_listing(self, fetch: Fetch) -> tuple[list[DirEntry], Listing] | None:
@@ -141,18 +147,21 @@ class ListingFetcher:
                 return None
         return self._listings.store_names(fetch, known.entries, (), known.extras)
 
-    def _store(self, fetch: Fetch, entries: list[DirEntry]) -> Listing:
+    def _store(self, fetch: Fetch, entries: list[DirEntry], unkept: _Unkept) -> Listing:
         # Programs walk a tree as it is listed, or in the order of names: what is fetched ahead can then suit both.
         entries.sort(key=_NAME)
-        kept = self.kept
-        if kept is not None:
-            kept.keep_listing(fetch.path, entries)
+        unkept.append((fetch.path, entries))
         return self._listings.store(fetch, entries, self._unsettled(fetch.path, entries))
 
-    def _store_names(self, fetch: Fetch, entries: list[NamedEntry]) -> Listing:
+    def _keep(self, unkept: _Unkept) -> None:
+        """Have on disk what was stored, for which nobody waits any more."""
+        if self.kept is not None:
+            self.kept.keep_listings(unkept)
+
+    def _store_names(self, fetch: Fetch, entries: list[NamedEntry], unkept: _Unkept) -> Listing:
         told = [DirEntry(name, stat) for name, _, stat in entries if stat is not None]
         if len(told) == len(entries):
-            return self._store(fetch, told)
+            return self._store(fetch, told, unkept)
         entries.sort(key=_NAME)
         return self._listings.store_names(fetch, entries, self._unsettled(fetch.path, entries))
 
@@ -187,7 +196,7 @@ class ListingFetcher:
         ahead = self._ahead
         if ahead is None:
             return False
-        whole = self._whole_ahead = (listed and not wants_names_only()) or self._listings.are_many_wanted()
+        whole = self._whole_ahead = (listed and purpose() is not Purpose.ONE_NAME) or self._listings.are_many_wanted()
         return ahead.missed(
             path,
             listed=listed,
@@ -221,15 +230,19 @@ class ListingFetcher:
         paths = [fetch.path for fetch in fetches]
         if not paths:
             return
+        unkept: _Unkept = []
         if whole:
             for fetch, entries in zip(fetches, self._layer.list_dirs(paths), strict=True):
-                self._end(fetch, entries, self._store)
+                self._end(fetch, entries, self._store, unkept)
         else:
             for fetch, named in zip(fetches, self._layer.list_names(paths), strict=True):
-                self._end(fetch, named, self._store_names)
+                self._end(fetch, named, self._store_names, unkept)
+        self._keep(unkept)
 
-    def _end(self, fetch: Fetch, found: E | OSError, store: Callable[[Fetch, E], Listing]) -> None:
+    def _end(
+        self, fetch: Fetch, found: E | OSError, store: Callable[[Fetch, E, _Unkept], Listing], unkept: _Unkept
+    ) -> None:
         if isinstance(found, OSError):
             self._failed_ahead(fetch, found)
         else:
-            store(fetch, found)
+            store(fetch, found, unkept)

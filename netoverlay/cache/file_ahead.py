@@ -18,14 +18,14 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol, TypeAlias
 
 from netoverlay.backend_api.errors import UnavailableError
 from netoverlay.backend_api.types import DirEntry, FileStat, FileType, LayerPath, join_path, split_path
-from netoverlay.cache.ahead import log_failure, looking_ahead, looking_by_name
 from netoverlay.cache.allowance import START_CREDITS, Allowance
+from netoverlay.cache.background import Background
 from netoverlay.cache.name_walk import NameWalk, SameName
+from netoverlay.cache.purpose import Purpose, listing_for
 
 WORKERS = 4
 """Calls at once: enough for a server that is far away, and few of them have something to do if it is near."""
@@ -90,14 +90,13 @@ class FileAhead:
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="fetch-ahead")
+        self._background = Background("fetch-ahead", WORKERS)
         self._lock = threading.Lock()
         self._stack: deque[_Item] = deque(maxlen=_MAX_STACK)
         self._name_walk = NameWalk()
         self._allowance = Allowance(MAX_UNUSED)
         self._batch = START_CREDITS
         self._running = 0
-        self._closed = False
 
     def missed(self, path: LayerPath) -> list[FoundFile]:
         """Somebody has to wait for the file `path`, and fetches it: what he is to fetch in the same call.
@@ -135,9 +134,8 @@ class FileAhead:
         """After missed(): who has got them does not fetch them."""
         with self._lock:
             self._allowance.spent(0, -len(files), -len(files))
-            if not self._closed:
-                self._stack.extend(reversed(files))
-                self._start()
+            self._stack.extend(reversed(files))
+            self._start()
 
     def used(self) -> None:
         """A file that was fetched ahead is opened."""
@@ -148,19 +146,16 @@ class FileAhead:
 
     def stop(self) -> None:
         """Start nothing any more."""
-        with self._lock:
-            self._closed = True
-            self._stack.clear()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._background.stop()
 
     def join(self) -> None:
         """After stop(): wait for what is under way."""
-        self._pool.shutdown(wait=True)
+        self._background.join()
 
     def _start(self) -> None:
         while self._running < WORKERS and (count := self._grant(self._batch // 2)):
             self._running += 1
-            self._pool.submit(self._run, count).add_done_callback(log_failure)
+            self._background.start(self._run, count)
 
     def _push_same_name(self) -> None:
         """A walk by name has to wait: more may be fetched, at first and whenever some of it was used."""
@@ -173,7 +168,7 @@ class FileAhead:
 
     def _grant(self, least: int) -> int:
         """How many files to fetch now."""
-        if self._closed or not self._stack:
+        if self._background.is_stopped or not self._stack:
             return 0
         count = self._allowance.grant(least, self._batch)
         if count:
@@ -205,7 +200,7 @@ class FileAhead:
         size = 0
         while len(files) < count and size < BATCH_BYTES:
             with self._lock:
-                if not self._stack:
+                if self._background.is_stopped or not self._stack:
                     break
                 item = self._stack.pop()
             if isinstance(item, FoundFile):
@@ -214,8 +209,7 @@ class FileAhead:
             else:
                 following = list(self._expand(item))
                 with self._lock:
-                    if not self._closed:
-                        self._stack.extend(reversed(following))
+                    self._stack.extend(reversed(following))
         return files
 
     def _pop_files(self, count: int) -> list[FoundFile]:
@@ -235,7 +229,7 @@ class FileAhead:
     def _expand(self, item: _Rest | _Onward | _Tree | SameName) -> Iterator[_Item]:
         """What `item` stands for, in the order of a walk."""
         if isinstance(item, _Tree):
-            with looking_ahead():
+            with listing_for(Purpose.AHEAD):
                 entries = self._entries(item.path)
             yield from self._items(item.path, entries)
             return
@@ -257,7 +251,7 @@ class FileAhead:
         if not item.depth:
             yield from filter(_is_file, self._items(item.path, self._entry(item.path, item.name)))
             return
-        with looking_by_name():
+        with listing_for(Purpose.ONE_NAME):
             entries = self._entries(item.path)
         for name, stat in entries:
             if stat.type is FileType.DIRECTORY:

@@ -10,12 +10,13 @@ that.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import os
 import struct
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -36,6 +37,7 @@ from netoverlay.cache.keys import layer_key, part_key
 from netoverlay.cache.packed_listings import PackedListings
 
 T = TypeVar("T")
+E = TypeVar("E")
 
 _EDITION_BYTES = 16
 _DIGEST_BYTES = 16
@@ -86,6 +88,7 @@ class KeptLayer:
         self._store = store
         self._identity = identity
         self._packed: PackedListings | None = None
+        self._packed_names: PackedListings | None = None
         self._facts_key = layer_key(identity, "facts", FORMAT, appearance)
         self._lock = threading.Lock()
         self._unsaved: dict[LayerPath, Extras] = {}
@@ -130,42 +133,50 @@ class KeptLayer:
 
     def _take(self, facts: Facts) -> None:
         if self._packed is None or self._facts is None or self._facts.edition != facts.edition:
-            self._packed = PackedListings(self._store, self._identity, facts.edition)
+            self._packed = PackedListings(self._store, self._identity, "listings", facts.edition, renews=False)
+            self._packed_names = PackedListings(self._store, self._identity, "names", facts.edition, renews=True)
         self._facts = facts
 
     def listing(self, path: LayerPath) -> KeptListing | None:
         """The listing of the directory `path`, if it is kept."""
-        entries = self._packed_listing(path)
+        entries = self._from_pack(self._packed, path, decode_listing)
         if entries is None:
             entries = self._single_listing(path)
         if entries is None:
             return None
-        return KeptListing(entries, self._extras(path) if self._may_have_extras(entries) else Extras.none())
+        return KeptListing(entries, self._extras_of(path, ((stat.type, stat) for _, stat in entries)))
 
-    def _packed_listing(self, path: LayerPath) -> list[DirEntry] | None:
-        packed = self._packed
+    def _from_pack(self, packed: PackedListings | None, path: LayerPath, decode: Callable[[bytes], T]) -> T | None:
         data = None if packed is None else packed.get(path)
-        return None if data is None else self._decoded(data, decode_listing)
+        return None if data is None else self._decoded(data, decode)
 
     def _single_listing(self, path: LayerPath) -> list[DirEntry] | None:
         key = self._key("listing", path)
         return None if key is None else self._load(key, lambda first: self._whole_listing(key, first))
 
-    def _may_have_extras(self, entries: list[DirEntry]) -> bool:
-        """Whether there is something of an entry that a listing does not tell. A file of its own, often in vain."""
+    def _extras_of(self, path: LayerPath, entries: Iterable[tuple[FileType, FileStat | None]]) -> Extras:
+        """Those of the directory `path`: a file of their own, not looked for where the listing has told all."""
         has_xattrs = self._facts is not None and self._facts.capabilities.xattrs
-        return any(
-            stat.type is FileType.SYMLINK or (has_xattrs and stat.has_xattrs is not False) for _, stat in entries
+        may_be_there = any(
+            kind is FileType.SYMLINK or (has_xattrs and (stat is None or stat.has_xattrs is not False))
+            for kind, stat in entries
         )
+        return self._extras(path) if may_be_there else Extras.none()
 
-    def keep_listing(self, path: LayerPath, entries: Iterable[DirEntry]) -> None:
+    def keep_listing(self, path: LayerPath, entries: Sequence[DirEntry]) -> None:
         """Keep the listing of the directory `path`."""
-        key, packed = self._key("listing", path), self._packed
-        if key is None or packed is None or not self._store.is_writable:
+        self.keep_listings([(path, entries)])
+
+    def keep_listings(self, directories: Iterable[tuple[LayerPath, Sequence[DirEntry]]]) -> None:
+        """Keep the listings of directories: those beside each other cost one write."""
+        if self._packed is None or not self._store.is_writable:
             return
-        data = _encoded(lambda: encode_listing(entries))
-        if data is None or packed.put(path, data):
-            return
+        for path, data in self._packed.put(_all_encoded(encode_listing, directories)):
+            key = self._key("listing", path)
+            if key is not None:
+                self._keep_single(key, data)
+
+    def _keep_single(self, key: str, data: bytes) -> None:
         pieces = [data[start : start + _PIECE] for start in range(0, len(data), _PIECE)]
         # The first one last: whoever finds it finds the others.
         for number, piece in list(enumerate(pieces))[:0:-1]:
@@ -175,16 +186,22 @@ class KeptLayer:
 
     def names(self, path: LayerPath) -> KeptNames | None:
         """What is known of the directory `path`, whose listing is not kept."""
+        entries = self._from_pack(self._packed_names, path, decode_names)
         key = self._key("names", path)
-        entries = None if key is None else self._load(key, decode_names)
-        return None if entries is None else KeptNames(entries, self._extras(path))
+        if entries is None and key is not None:
+            entries = self._load(key, decode_names)
+        if entries is None:
+            return None
+        return KeptNames(entries, self._extras_of(path, ((kind, stat) for _, kind, stat in entries)))
 
-    def keep_names(self, path: LayerPath, entries: Sequence[NamedEntry]) -> None:
-        """Keep the names in the directory `path`, as keep_listing() does, and the attributes of some; not too many."""
-        key = self._key("names", path)
-        data = None if key is None else _encoded(lambda: encode_names(entries))
-        if key is not None and data is not None:
-            self._store.put(key, data)
+    def keep_names(self, directories: Iterable[tuple[LayerPath, Sequence[NamedEntry]]]) -> None:
+        """Keep the names in directories, as keep_listing() does, and the attributes of some; not too many."""
+        if self._packed_names is None or not self._store.is_writable:
+            return
+        for path, data in self._packed_names.put(_all_encoded(encode_names, directories)):
+            key = self._key("names", path)
+            if key is not None:
+                self._store.put(key, data)
 
     def xattrs(self, path: LayerPath) -> dict[str, bytes | None] | None:
         """All extended attributes of `path`, if they are kept; None for a value that is not."""
@@ -259,6 +276,15 @@ def _encoded(encode: Callable[[], bytes]) -> bytes | None:
     except OverflowError as error:
         _log.info("something is not kept: %s", error)
         return None
+
+
+def _all_encoded(
+    encode: Callable[[Sequence[E]], bytes], directories: Iterable[tuple[LayerPath, Sequence[E]]]
+) -> Iterator[tuple[LayerPath, bytes]]:
+    for path, entries in directories:
+        data = _encoded(functools.partial(encode, entries))
+        if data is not None:
+            yield path, data
 
 
 def _version(stat: FileStat) -> FileStat:

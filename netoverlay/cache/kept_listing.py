@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -86,13 +87,15 @@ def decode_names(data: bytes) -> list[NamedEntry]:
 
 
 def encode_entries(entries: dict[str, FileStat | None]) -> bytes:
-    """The bytes of a listing; None for attributes that must be asked for. OverflowError if a number is too large."""
-    return msgspec.msgpack.encode(_EncodedInMemory(_join(entries), list(entries.values())))
+    """A listing as few bytes, for memory; None for attributes that must be asked for. OverflowError if a number is too
+    large."""
+    encoded = msgspec.msgpack.encode(_EncodedInMemory(_join(entries), list(entries.values())))
+    return zlib.compress(encoded, zlib.Z_BEST_SPEED)
 
 
 def decode_entries(data: bytes) -> dict[str, FileStat | None]:
     """What encode_entries() was given."""
-    names, stats = _memory_decoder.decode(data)
+    names, stats = _memory_decoder.decode(zlib.decompress(data))
     return dict(zip(_split(names), stats, strict=True))
 
 

@@ -1,6 +1,6 @@
 """One directory's listing in memory, and which of all listings are ready to be looked into.
 
-A listing that was not used for some time is packed into bytes, where a name takes a fifth, and unpacked at its next
+A listing that was not used for some time is packed into bytes, where a name takes a tenth, and unpacked at its next
 use. The lock of all listings (listings.py) is held for everything here.
 """
 
@@ -9,10 +9,10 @@ from __future__ import annotations
 import weakref
 from collections import deque
 
-from netoverlay.backend_api.types import FileStat
+from netoverlay.backend_api.types import FileStat, FileType, NamedEntry
 from netoverlay.cache.kept_listing import Extras, decode_entries, encode_entries
 
-MOST_UNPACKED = 50_000
+MOST_UNPACKED = 30_000
 """Names in listings that are ready to be looked into."""
 
 
@@ -88,6 +88,11 @@ class Listing:
             self._entries, self._packed = decode_entries(self._packed), None
         return self._entries
 
+    def named_entries(self) -> list[NamedEntry]:
+        """What there is, with the types of those whose attributes were left out when it was fetched."""
+        directories = frozenset(self.untold_directories or ())
+        return [NamedEntry(name, _type(name, stat, directories), stat) for name, stat in self.entries().items()]
+
     def pack(self) -> None:
         """Make it small until entries() is called."""
         if self._packed is None:
@@ -97,6 +102,12 @@ class Listing:
                 return  # a server may tell of times in the year 20000, which have no place in the bytes
             self._size = len(self._entries)
             self._entries = {}
+
+
+def _type(name: str, stat: FileStat | None, directories: frozenset[str]) -> FileType:
+    if stat is not None:
+        return stat.type
+    return FileType.DIRECTORY if name in directories else FileType.REGULAR
 
 
 class Unpacked:

@@ -14,21 +14,16 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from cachetools import LRUCache
-
 from netoverlay.backend_api.errors import EndlessListingError
 from netoverlay.backend_api.types import DirEntry, FileStat, FileType, LayerPath, NamedEntry, join_path, split_path
+from netoverlay.cache.asked_singly import AskedSingly
 from netoverlay.cache.kept_listing import Extras
 from netoverlay.cache.linked_names import LinkedNames
-from netoverlay.cache.listing import Listing, Unpacked
+from netoverlay.cache.listing import Listing
 from netoverlay.cache.listing_fetch import Fetch, Mark
+from netoverlay.cache.listing_memory import ListingMemory
 from netoverlay.cache.name_use import NameUse
 from netoverlay.cache.open_files import OpenFiles
-
-HUGE_DIRECTORY = 8192
-"""Entries from which on a directory whose listing is no longer kept is not listed again for the sake of one name."""
-_MAX_HUGE = 1024
-_SINGLY_SECONDS = 10.0
 
 
 class Answer(enum.Enum):
@@ -42,16 +37,6 @@ class Answer(enum.Enum):
     """Its directory is not listed."""
 
 
-def _size(listing: Listing) -> int:
-    return listing.size + 1
-
-
-def _type(name: str, stat: FileStat | None, directories: frozenset[str]) -> FileType:
-    if stat is not None:
-        return stat.type
-    return FileType.DIRECTORY if name in directories else FileType.REGULAR
-
-
 def _is_shared(stat: FileStat) -> bool:
     """Whether the file has other names, through which it may change."""
     return stat.nlink is not None and stat.nlink > 1 and stat.type is not FileType.DIRECTORY
@@ -60,35 +45,32 @@ def _is_shared(stat: FileStat) -> bool:
 class Listings:
     """All listings, at most `max_entries` names; thread-safe. Its lock is a leaf: nothing is called under it."""
 
-    def __init__(self, ttl: float | None, max_entries: int, files: OpenFiles) -> None:
-        """`ttl`: seconds that a listing counts; None for ever."""
-        self._ttl = math.inf if ttl is None else ttl
+    def __init__(
+        self, ttl: float | None, max_entries: int, files: OpenFiles, keeps_expired: Callable[[], bool] = lambda: False
+    ) -> None:
+        """`ttl`: seconds that a listing counts; None for ever. `keeps_expired()`: what is too old counts, too; called
+        with the lock."""
         self._files = files
         self.on_first_use: Callable[[], None] = lambda: None
         """Called, without the lock, when a listing that was fetched ahead is used for the first time."""
         self._lock = threading.Lock()
-        self._listings: LRUCache[LayerPath, Listing] = LRUCache(max_entries, getsizeof=_size)
-        self._unpacked = Unpacked()
+        self._memory = ListingMemory(ttl, max_entries, keeps_expired)
         self._root = Listing({"": None}, -math.inf, 0)
         """Holds the attributes of the root itself, which no listing does."""
         self._fetches: dict[LayerPath, Fetch] = {}
         self._use = NameUse()
         self._changes = 0
         self._linked = LinkedNames()
-        self._huge: LRUCache[LayerPath, None] = LRUCache(_MAX_HUGE)
-        self._expired: LRUCache[LayerPath, float] = LRUCache(_MAX_HUGE)
-        """When a directory was told to have changed, on the monotonic clock."""
+        self._asked_singly = AskedSingly()
         self.exact_names = True
         """False if one file answers to several spellings of its name."""
-        self.keeps_expired: Callable[[], bool] = lambda: False
-        """Whether what is kept counts also when it is too old. Called with the lock."""
 
     def lookup(self, path: LayerPath) -> FileStat | Answer:
         """What is known of `path`."""
         directory, name = split_path(path)
         first_use = False
         with self._lock:
-            listing = self._root if not path else self._fresh(directory)
+            listing = self._root if not path else self._memory.fresh(directory)
             if listing is None:
                 return Answer.UNLISTED
             if listing.ahead:
@@ -102,7 +84,7 @@ class Listings:
     def entries(self, path: LayerPath, listing: Listing | None = None) -> list[DirEntry] | None:
         """The whole directory as `listing` has it, by default the one that is kept; None if it must be listed."""
         with self._lock:
-            listing = listing or self._fresh(path)
+            listing = listing or self._memory.fresh(path)
             if listing is None:
                 return None
             found = self._whole(listing, path)
@@ -126,10 +108,10 @@ class Listings:
         `whole`: one that was fetched without attributes does not count as listed.
         """
         with self._lock:
-            listing = self._fresh(path)
+            listing = self._memory.fresh(path)
             if listing is None:
                 return []
-            entries = self._opened(listing)
+            entries = self._memory.opened(listing)
             names = [name for name, stat in entries.items() if stat and stat.type is FileType.DIRECTORY]
             names += [name for name in listing.untold_directories or () if entries.get(name, Answer.ABSENT) is None]
             return [child for name in names if not self._is_listed(child := join_path(path, name), whole=whole)]
@@ -140,7 +122,7 @@ class Listings:
         If the directory has become listed (`whole`: with no name that must be asked for) the fetch has ended already.
         """
         with self._lock:
-            listing = self._fresh(path)
+            listing = self._memory.fresh(path)
             if listing is not None and (not whole or self._is_whole(listing, path, ahead=ahead)):
                 fetch = Fetch(path, self._changes, ahead=False)
                 fetch.result.set_result(listing)
@@ -162,13 +144,13 @@ class Listings:
         It was fetched without attributes, and some were asked for one by one already.
         """
         with self._lock:
-            listing = self._fresh(split_path(path)[0])
+            listing = self._memory.fresh(split_path(path)[0])
             return listing is not None and self._use.wants_whole(listing)
 
     def has_names_only(self, path: LayerPath) -> bool:
         """Whether the directory `path` was fetched without the attributes of some."""
         with self._lock:
-            listing = self._fresh(path)
+            listing = self._memory.fresh(path)
             return listing is not None and listing.has_names_only
 
     def are_many_wanted(self) -> bool:
@@ -177,13 +159,9 @@ class Listings:
             return self._use.are_many_wanted()
 
     def is_asked_singly(self, path: LayerPath) -> bool:
-        """Whether a listing of `path` is not worth while for the sake of one name.
-
-        It had HUGE_DIRECTORY entries or more when it was last listed, or its listing did not end, or it will be told
-        soon again to have changed.
-        """
+        """Whether a listing of `path` is not worth while for the sake of one name."""
         with self._lock:
-            return path in self._huge or self._expired.get(path, -math.inf) > time.monotonic() - _SINGLY_SECONDS
+            return path in self._asked_singly
 
     def store(
         self,
@@ -196,7 +174,7 @@ class Listings:
 
         `extras`: what was brought beside it.
         """
-        listing = Listing(dict(entries), fetch.began + self._ttl, fetch.born)
+        listing = Listing(dict(entries), fetch.began + self._memory.ttl, fetch.born)
         if extras is not None:
             listing.extras = extras
         return self._store(fetch, listing, unsettled)
@@ -209,7 +187,7 @@ class Listings:
         extras: Extras | None = None,
     ) -> Listing:
         """As store(), of entries some of which lack their attributes. `extras`: they come from disk, with these."""
-        listing = Listing({name: stat for name, _, stat in entries}, fetch.began + self._ttl, fetch.born)
+        listing = Listing({name: stat for name, _, stat in entries}, fetch.began + self._memory.ttl, fetch.born)
         if extras is not None:
             listing.extras, listing.is_kept = extras, True
         listing.untold_directories = tuple(
@@ -223,26 +201,25 @@ class Listings:
         Of a layer that nobody changes. Those of which disk has the same are left out.
         """
         with self._lock:
-            known = [(path, each) for path, each in self._listings.items() if each.has_names_only]
+            known = self._memory.names_only()
         for path, listing in known:
             if listing.asked or not listing.is_kept:
                 with self._lock:
-                    entries = dict(listing.entries())
-                directories = frozenset(listing.untold_directories or ())
-                yield path, [NamedEntry(name, _type(name, stat, directories), stat) for name, stat in entries.items()]
+                    entries = listing.named_entries()
+                yield path, entries
 
     def fail(self, fetch: Fetch, error: BaseException) -> None:
         """End a fetch without a result."""
         with self._lock:
             self._end(fetch)
             if isinstance(error, EndlessListingError):
-                self._huge[fetch.path] = None
+                self._asked_singly.endless(fetch.path)
         fetch.result.set_exception(error)
 
     def mark(self, path: LayerPath) -> Mark | None:
         """To be taken before `path` alone is asked for, and given to learn(); None if there is no place for it."""
         with self._lock:
-            listing = self._root if not path else self._fresh(split_path(path)[0])
+            listing = self._root if not path else self._memory.fresh(split_path(path)[0])
             return None if listing is None else Mark(listing)
 
     def learn(self, path: LayerPath, mark: Mark | None, stat: FileStat | None) -> None:
@@ -252,24 +229,24 @@ class Listings:
                 return
             name = split_path(path)[1]
             if stat is None:
-                self._opened(mark.listing).pop(name, None)
+                self._memory.opened(mark.listing).pop(name, None)
             elif not _is_shared(stat) and path not in self._linked:
-                self._opened(mark.listing)[name] = stat
+                self._memory.opened(mark.listing)[name] = stat
                 if not path:
-                    mark.listing.expires = time.monotonic() + self._ttl
+                    mark.listing.expires = time.monotonic() + self._memory.ttl
 
     def target(self, path: LayerPath) -> str | None:
         """The target of a symbolic link that was read before."""
         directory, name = split_path(path)
         with self._lock:
-            listing = self._fresh(directory)
+            listing = self._memory.fresh(directory)
             return None if listing is None else listing.extras.targets.get(name)
 
     def xattrs(self, path: LayerPath) -> Mapping[str, bytes | None] | None:
         """All extended attributes of `path`, if they were read before; None for a value that was not."""
         directory, name = split_path(path)
         with self._lock:
-            listing = self._fresh(directory)
+            listing = self._memory.fresh(directory)
             return None if listing is None else listing.extras.xattrs.get(name)
 
     def learn_target(self, path: LayerPath, mark: Mark | None, target: str) -> None:
@@ -282,7 +259,7 @@ class Listings:
         """Keep all extended attributes of `path`, of a layer that nobody changes."""
         directory, name = split_path(path)
         with self._lock:
-            listing = self._fresh(directory)
+            listing = self._memory.fresh(directory)
             if listing is not None:
                 listing.extras.xattrs[name] = found
 
@@ -294,15 +271,15 @@ class Listings:
                 self._forget_all()
                 return
             directory, name = split_path(path)
-            listing = self._root if not path else self._listings.get(directory)
+            listing = self._root if not path else self._memory.get(directory)
             if listing is not None:
                 listing.version += 1
                 listing.extras.forget(name)
-                entries = self._opened(listing)
+                entries = self._memory.opened(listing)
                 grows = name not in entries
                 entries[name] = None
                 if grows:
-                    self._keep(directory, listing)
+                    self._memory.keep(directory, listing)
             fetch = self._fetches.get(directory)
             if fetch is not None and path:
                 fetch.forgotten.add(name)
@@ -312,8 +289,7 @@ class Listings:
         prefix = f"{path}/"
         with self._lock:
             self._changes += 1
-            for known in [known for known in self._listings if known == path or known.startswith(prefix)]:
-                self._drop(known)
+            self._memory.drop_tree(path)
             for known in [known for known in self._fetches if known == path or known.startswith(prefix)]:
                 self._fetches.pop(known).stale = True
 
@@ -321,8 +297,8 @@ class Listings:
         """Others may have changed the names in the directory `path`."""
         with self._lock:
             self._changes += 1
-            self._expired[path] = time.monotonic()
-            self._drop(path)
+            self._asked_singly.changed(path)
+            self._memory.drop(path)
             fetch = self._fetches.pop(path, None)
             if fetch is not None:
                 fetch.stale = True
@@ -365,10 +341,9 @@ class Listings:
                 listing.extras.forget(name)
             listing.ahead = fetch.ahead
             self._end(fetch)
-            if listing.size >= HUGE_DIRECTORY:
-                self._huge[fetch.path] = None
+            self._asked_singly.listed(fetch.path, listing.size)
             if not fetch.stale:
-                self._keep(fetch.path, listing)
+                self._memory.keep(fetch.path, listing)
         fetch.result.set_result(listing)
         return listing
 
@@ -378,18 +353,18 @@ class Listings:
 
     def _whole(self, listing: Listing, path: LayerPath) -> list[DirEntry] | None:
         found = []
-        for name, stat in self._opened(listing).items():
+        for name, stat in self._memory.opened(listing).items():
             if stat is None or self._is_doubtful(listing, path, name, stat):
                 return None
             found.append(DirEntry(name, stat))
         return found
 
     def _entry(self, listing: Listing, directory: LayerPath, name: str) -> FileStat | Answer:
-        stat = self._opened(listing).get(name, Answer.ABSENT)
+        stat = self._memory.opened(listing).get(name, Answer.ABSENT)
         if isinstance(stat, FileStat):
             if self._is_doubtful(listing, directory, name, stat):
                 return Answer.ASK
-            if listing is self._root and self._is_expired(listing):
+            if listing is self._root and self._memory.is_expired(listing):
                 return Answer.ASK
             return stat
         # Also where the layer would find the file by another spelling: a name is what is listed, as on Linux.
@@ -401,44 +376,18 @@ class Listings:
             return False
         return self._files.shared_files_change or listing.born != self._changes
 
-    def _opened(self, listing: Listing) -> dict[str, FileStat | None]:
-        """The entries of a listing, which is used now."""
-        listing.used = True
-        if listing.is_packed:
-            self._unpacked.add(listing)
-        return listing.entries()
-
-    def _fresh(self, path: LayerPath) -> Listing | None:
-        listing: Listing | None = self._listings.get(path)
-        # One that is too old stays: it may yet be all that there is.
-        return None if listing is None or self._is_expired(listing) else listing
-
-    def _is_expired(self, listing: Listing) -> bool:
-        return listing.expires <= time.monotonic() and not self.keeps_expired()
-
     def _is_listed(self, path: LayerPath, *, whole: bool) -> bool:
         if path in self._fetches:
             return True
-        listing = self._fresh(path)
+        listing = self._memory.fresh(path)
         return listing is not None and not (whole and listing.has_names_only)
-
-    def _keep(self, path: LayerPath, listing: Listing) -> None:
-        self._drop(path)
-        if _size(listing) <= self._listings.maxsize:
-            self._listings[path] = listing
-            self._unpacked.add(listing)
-        else:
-            listing.version += 1
-
-    def _drop(self, path: LayerPath) -> None:
-        self._listings.pop(path, None)
 
     def _end(self, fetch: Fetch) -> None:
         if self._fetches.get(fetch.path) is fetch:
             del self._fetches[fetch.path]
 
     def _forget_all(self) -> None:
-        self._listings.clear()
+        self._memory.clear()
         self._root.version += 1
         self._root.entries()[""] = None
         for fetch in self._fetches.values():

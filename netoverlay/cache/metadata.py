@@ -34,6 +34,7 @@ from netoverlay.backend_api.types import (
     RenameFlags,
     SpaceUsage,
     XattrMode,
+    join_path,
     split_path,
 )
 from netoverlay.backend_api.whole_files import FileContent, WantedFile
@@ -75,10 +76,9 @@ class MetadataCache(DelegatingBackend):
         self._expires = ttl is not None
         self._capabilities = Capabilities()
         self._files = OpenFiles()
-        self._listings = Listings(ttl, max_entries, self._files)
+        self._listings = Listings(ttl, max_entries, self._files, is_down)
         self._fetcher = ListingFetcher(inner, self._listings, self._files, ahead=ahead, kept=kept)
         self._is_down = is_down
-        self._listings.keeps_expired = is_down
         self._space: tuple[float, SpaceUsage] | None = None
 
     def connect(self) -> Capabilities:
@@ -112,6 +112,11 @@ class MetadataCache(DelegatingBackend):
         """As stat(), without asking the layer; None if that would be needed."""
         known = self._listings.lookup(path)
         return known if isinstance(known, FileStat) else None
+
+    def known_subdirectories(self, path: LayerPath) -> list[LayerPath]:
+        """The directories in the directory `path`, without asking the layer; none if that would be needed."""
+        entries = self._listings.entries(path) or ()
+        return [join_path(path, name) for name, stat in entries if stat.type is FileType.DIRECTORY]
 
     def list_dir(self, path: LayerPath) -> list[DirEntry]:
         try:

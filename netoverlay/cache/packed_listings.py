@@ -6,6 +6,8 @@ few thousand a second. So the first that is asked for brings those beside it, wh
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from typing import Final
 
 from netoverlay.backend_api.types import NAME_ENCODING, NAME_ERRORS, LayerPath, split_path
@@ -21,10 +23,14 @@ _MAX_PLACES: Final = 20_000
 
 
 class PackedListings:
-    """Those of one edition of the layer `identity`; thread-safe."""
+    """Those of one edition of the layer `identity`, of one `kind`; thread-safe.
 
-    def __init__(self, store: DiskStore, identity: str, edition: bytes) -> None:
-        self._packs = Packs(store, identity, ("listings", FORMAT, edition.hex()), _MAX_PLACES)
+    `renews`: they are kept again and again, so that those beside each other begin anew when they take too much room.
+    """
+
+    def __init__(self, store: DiskStore, identity: str, kind: str, edition: bytes, *, renews: bool) -> None:
+        self._renews = renews
+        self._packs = Packs(store, identity, (kind, FORMAT, edition.hex()), _MAX_PLACES)
         self._at_hand: RecentContents[tuple[LayerPath, bytes]] = RecentContents(_AT_HAND_BYTES)
 
     def get(self, path: LayerPath) -> bytes | None:
@@ -36,10 +42,23 @@ class PackedListings:
             self._at_hand.take((parent, name))
         return data
 
-    def put(self, path: LayerPath, data: bytes) -> bool:
-        """Keep the bytes of a listing; False if it is too large for that, or those beside it take too much room."""
-        parent, name = _place(path)
-        return len(data) <= PACKED_LISTING and self._packs.has_room(parent) and self._packs.put(parent, {name: data})
+    def put(self, listings: Iterable[tuple[LayerPath, bytes]]) -> list[tuple[LayerPath, bytes]]:
+        """Keep the bytes of listings, those beside each other in one write; the others, for which there is no place."""
+        packed: defaultdict[LayerPath, dict[bytes, bytes]] = defaultdict(dict)
+        sizes: Counter[LayerPath] = Counter()
+        others = []
+        for path, data in listings:
+            parent, name = _place(path)
+            if self._renews and not self._packs.room(parent):
+                self._packs.drop(parent)
+            if len(data) <= PACKED_LISTING and sizes[parent] < self._packs.room(parent):
+                packed[parent][name] = data
+                sizes[parent] += len(data)
+            else:
+                others.append((path, data))
+        for parent, beside in packed.items():
+            self._packs.put(parent, beside)
+        return others
 
 
 def _place(path: LayerPath) -> tuple[LayerPath, bytes]:

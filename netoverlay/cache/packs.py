@@ -101,10 +101,21 @@ class Packs:
         # Another thread may have found it meanwhile.
         return self.get(directory, member) if content is None else content
 
-    def has_room(self, directory: LayerPath) -> bool:
-        """Whether put() adds to the first pack; as far as look() and put() know."""
-        pack = self._pack(next(self._keys(directory)))
-        return pack is None or not pack.is_full
+    def room(self, directory: LayerPath) -> int:
+        """How many bytes there are until the first pack is full; as far as look() and put() know."""
+        pack = self._pack(self._key(directory, 0))
+        return PACK_BYTES if pack is None else max(PACK_BYTES - pack.extent.end, 0)
+
+    def expect(self, directory: LayerPath) -> bool:
+        """Have the disk read what find() will, without waiting for that; False if nothing will be read."""
+        key = self._key(directory, 0)
+        return self._pack(key) is None and self._store.expect(key)
+
+    def drop(self, directory: LayerPath) -> None:
+        """Remove the first pack of a directory."""
+        key = self._key(directory, 0)
+        self._store.drop(key)
+        self._forget(key)
 
     def look(self, directory: LayerPath) -> Iterator[tuple[bytes, bytes]]:
         """The contents, with what they are called, that others have added since the last look."""

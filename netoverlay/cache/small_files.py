@@ -1,6 +1,6 @@
 """Small files of a layer that is only read: fetched many in one call, kept in memory for a while, and on disk in packs.
 
-What has been fetched is served from memory at once, and written to disk behind that.
+What has been fetched is served from memory at once, and written to disk behind that (write_behind.py).
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from netoverlay.backend_api.backend import Backend
 from netoverlay.backend_api.types import DirEntry, FileStat, FileType, LayerPath, split_path
 from netoverlay.backend_api.whole_files import FileContent, WantedFile
 from netoverlay.cache.disk_store import MAX_ENTRY, DiskStore
 from netoverlay.cache.file_ahead import FileAhead, FoundFile
 from netoverlay.cache.keys import layer_key
+from netoverlay.cache.metadata import MetadataCache
 from netoverlay.cache.packs import PACKED_FILE, Packs, member_name
+from netoverlay.cache.packs_ahead import PacksAhead
 from netoverlay.cache.recent import RecentContents
 from netoverlay.cache.single_flight import SingleFlight
+from netoverlay.cache.write_behind import WriteBehind
 
 WHOLE_FILE = MAX_ENTRY
 """Bytes of the largest file that is read whole."""
@@ -55,12 +57,14 @@ class SmallFiles:
     `immutable`: nobody changes the layer, ever.
     """
 
-    def __init__(self, layer: Backend, identity: str, store: DiskStore, *, immutable: bool) -> None:
+    def __init__(self, layer: MetadataCache, identity: str, store: DiskStore, *, immutable: bool) -> None:
         self._layer = layer
         self._identity = identity
         self._store = store
         self._immutable = immutable
         self._packs = Packs(store, identity)
+        self._behind = WriteBehind(self._packs.put)
+        self._packs_ahead = PacksAhead(self._packs.expect, layer.known_subdirectories)
         self._recent: RecentContents[_Key] = RecentContents(RECENT_BYTES)
         self._flights: SingleFlight[_Key, _Fetched] = SingleFlight()
         self._ahead = FileAhead(self)
@@ -72,8 +76,9 @@ class SmallFiles:
         self._ahead.stop()
 
     def join(self) -> None:
-        """After stop(): wait for what is under way."""
+        """After stop(): wait for what is under way, and have all on disk."""
         self._ahead.join()
+        self._behind.close()
 
     def content(self, path: LayerPath, stat: FileStat) -> bytes | int | None:
         """The bytes, or a descriptor of the store for the caller to close (DiskStore.open()); None if what stands at
@@ -124,11 +129,18 @@ class SmallFiles:
         key = _key(path, stat)
         if self._is_kept(key, path, stat):
             return 0
-        data = self._recent.get(key)
-        if data is not None:
-            return 0 if self._packs.put(key.directory, {key.member: data}) else None
-        data = self._flights.do(key, lambda: self._fetch(key, path, stat, [])).data
-        return len(data) if data is not None and self._is_kept(key, path, stat) else None
+        known = self._recent.get(key)
+        data = self._flights.do(key, lambda: self._fetch(key, path, stat, [])).data if known is None else known
+        if data is None or not self._have_on_disk(key, path, stat, data):
+            return None
+        return len(data) if known is None else 0
+
+    def _have_on_disk(self, key: _Key, path: LayerPath, stat: FileStat, data: bytes) -> bool:
+        """What may still be in memory only."""
+        if stat.size > PACKED_FILE:
+            return self._single_key(path, stat) in self._store
+        self._behind.withdraw(*key)
+        return self._packs.put(key.directory, {key.member: data})
 
     def list_dir(self, path: LayerPath) -> list[DirEntry]:
         """As Source.list_dir()."""
@@ -238,13 +250,22 @@ class SmallFiles:
             if len(data) <= PACKED_FILE:
                 by_directory[key.directory][key.member] = data
         for directory, members in by_directory.items():
-            self._packs.put(directory, members)
+            self._behind.put(directory, members)
 
     def _kept(self, key: _Key, path: LayerPath, stat: FileStat) -> bytes | int | None:
         """What the store has of it."""
         if stat.size > PACKED_FILE:
             return self._store.open(self._single_key(path, stat))
-        found = self._packs.find(*key, lambda member, data: self._recent.put(_Key(key.directory, member), data))
+        was_read = False
+
+        def remember(member: bytes, data: bytes) -> None:
+            nonlocal was_read
+            was_read = True
+            self._recent.put(_Key(key.directory, member), data)
+
+        found = self._packs.find(*key, remember)
+        if was_read:
+            self._packs_ahead.wanted(key.directory)
         if found is not None:
             self._recent.put(key, found)
         return found

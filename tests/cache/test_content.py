@@ -55,12 +55,16 @@ class Layer:
         return watched, cache
 
     def close(self):
+        self.quiesce()
+        self.store.close()
+
+    def quiesce(self):
+        """What was read is on disk; nothing is fetched ahead any more."""
         fetchers = [fetcher for cache in self.caches for fetcher in cache._fetchers()]
         for fetcher in fetchers:
             fetcher.stop()
         for fetcher in fetchers:
             fetcher.join()
-        self.store.close()
 
 
 @pytest.fixture
@@ -83,6 +87,7 @@ def test_a_small_file_is_read_once_and_by_one_visit(layer, data, immutable):
     assert watched.count(Operation.FILE_READ) <= 1
     with watched.silent(), cache.open("file", Access.READ) as file:
         assert read_all(file) == data
+    layer.quiesce()
     watched, later = layer.mount(immutable=immutable)
     with watched.silent(), later.open("file", Access.READ) as file:
         assert read_all(file) == data
@@ -436,6 +441,7 @@ def test_without_file_ids_versions_are_size_and_time(tmp_path):
         with cache.open("file", Access.READ) as file:
             assert read_all(file) == b"data"
         assert watched.count(Operation.OPEN) == opens
+        layer.quiesce()
     layer.close()
 
 

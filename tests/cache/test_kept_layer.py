@@ -140,21 +140,8 @@ def test_what_is_whole_and_of_another_format_is_not_there(tmp_path):
 def test_what_is_packed_and_of_another_format_is_not_there(tmp_path):
     kept = connected(tmp_path)
     for data in (b"", b"x", b"\xff" * 100):
-        assert kept._packed.put("d", data)
+        assert kept._packed.put([("d", data)]) == []
         assert kept.listing("d") is None
-
-
-@pytest.fixture
-def reads(monkeypatch):
-    """The keys of the store that are asked for."""
-    asked = []
-
-    def with_entry(store, key, use, ask=DiskStore._with_entry):
-        asked.append(key)
-        return ask(store, key, use)
-
-    monkeypatch.setattr(DiskStore, "_with_entry", with_entry)
-    return asked
 
 
 def test_the_directories_beside_each_other_are_read_at_once(tmp_path, reads):
@@ -171,6 +158,24 @@ def test_the_directories_beside_each_other_are_read_at_once(tmp_path, reads):
     assert len(reads) == 2
     assert len(later.listing("large").entries) == 300
     assert later.listing("d00").entries == entries_of(*(f"d00{file}" for file in range(5))), "again, by its place"
+
+
+def test_the_directories_of_one_call_are_written_at_once(tmp_path, appended):
+    memory = MemoryBackend()
+    memory.connect()
+    names = [f"d{number:02}" for number in range(40)]
+    for name in names:
+        memory.mkdir(name, 0o755)
+        memory.mkdir(f"{name}/below", 0o755)
+    kept = KeptLayer(DiskStore(str(tmp_path)), LAYER, "")
+    cache = MetadataCache(memory, ttl=None, ahead=0, kept=kept)
+    kept.connected(cache.connect(), memory.stat(""), asked_user=False)
+    assert len(cache._fetcher._list_ahead(names)) == len(names)
+    assert len(appended) == 1
+    cache._fetcher._list_ahead(["d00/below", "d01/below"])
+    assert len(appended) == 3
+    later = connected(tmp_path, root=memory.stat(""), capabilities=memory.capabilities)
+    assert [len(later.listing(name).entries) for name in (*names, "d00/below")] == [*([1] * 40), 0]
 
 
 def test_what_is_beside_each_other_and_too_much_is_not_packed(tmp_path, monkeypatch):

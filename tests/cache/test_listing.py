@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 
 from netoverlay.backend_api.types import DirEntry, FileStat, FileType
+from netoverlay.cache.kept_listing import encode_entries
 from netoverlay.cache.listing import Listing, Unpacked
 from netoverlay.cache.listings import Answer, Listings
 from netoverlay.cache.open_files import OpenFiles
@@ -29,6 +30,15 @@ def test_a_packed_listing_is_what_it_was():
     empty = Listing({}, 0, 0)
     empty.pack()
     assert empty.entries() == {}
+
+
+def test_a_packed_name_takes_few_bytes():
+    """As an SFTP server tells of it, with times that have nothing in common."""
+    entries = {
+        f"file{number * 7919 % 10007}.py": stat_of(number * 7919)._replace(mtime_ns=number * 7919 * 10**12, atime_ns=1)
+        for number in range(1000)
+    }
+    assert len(encode_entries(entries)) < 32 * len(entries)
 
 
 def test_what_cannot_be_packed_stays_as_it_is():
@@ -75,17 +85,17 @@ def test_the_last_one_stays_however_large_it_is():
 
 def test_a_name_is_learned_in_a_packed_listing():
     listings = Listings(None, 1000, OpenFiles())
-    listings._unpacked = Unpacked(most=3)
+    listings._memory.unpacked = Unpacked(most=3)
     for number in range(4):
         fetch, _ = listings.begin(f"d{number}")
         listings.store(fetch, [DirEntry("one", stat_of(1)), DirEntry("two", stat_of(2))], ["two"])
-    assert listings._listings["d0"].is_packed
+    assert listings._memory.get("d0").is_packed
     assert listings.lookup("d0/two") is Answer.ASK
     mark = listings.mark("d0/two")
     for number in (1, 2, 3):
         listings.lookup(f"d{number}/one")
         listings.lookup(f"d{number}/one")
-    listings._listings["d0"].pack()
+    listings._memory.get("d0").pack()
     listings.learn("d0/two", mark, stat_of(3))
     assert listings.lookup("d0/two") == stat_of(3)
     assert listings.lookup("d0/one") == stat_of(1)

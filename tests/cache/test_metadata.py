@@ -12,7 +12,7 @@ import pytest
 from netoverlay.backend_api import Access, AttributeChange, FileType, NotSupportedError, UnavailableError
 from netoverlay.backend_api.delegate import DelegatingBackend
 from netoverlay.backend_api.waiting import set_hooks
-from netoverlay.cache import listings
+from netoverlay.cache import asked_singly, listings
 from netoverlay.cache.metadata import MetadataCache
 from netoverlay.testing.memory_backend import ALL_CAPABILITIES, MemoryBackend
 from netoverlay.wrappers.intercept import Operation
@@ -375,7 +375,7 @@ def test_growth_of_a_kept_listing_counts(memory):
 
 
 def test_a_huge_directory_is_not_listed_again_for_one_name(memory, monkeypatch):
-    monkeypatch.setattr(listings, "HUGE_DIRECTORY", 3)
+    monkeypatch.setattr(asked_singly, "HUGE_DIRECTORY", 3)
     watched, cache = cached(memory, max_entries=2)
     cache.list_dir("d")
     assert cache.stat("d/one").size == 5

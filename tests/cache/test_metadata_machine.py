@@ -65,7 +65,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.truth = MemoryBackend(self.capabilities)
         self.below = LostReply(self.truth)
         self.cache = MetadataCache(self.below, ttl=None, max_entries=25, ahead=0)
-        self.cache._listings._unpacked = Unpacked(6)
+        self.cache._listings._memory.unpacked = Unpacked(6)
         self.cache.connect()
         for path in ("d", "d/e"):
             self.truth.mkdir(path, 0o755)

@@ -8,7 +8,7 @@ import errno
 import pytest
 
 from netoverlay.backend_api import FileType, NamedEntry, UnavailableError
-from netoverlay.cache import listings
+from netoverlay.cache import asked_singly, packed_listings, packs
 from netoverlay.cache.disk_store import DiskStore
 from netoverlay.cache.kept_layer import KeptLayer
 from netoverlay.cache.kept_listing import decode_names, encode_names
@@ -63,7 +63,7 @@ def test_many_names_are_fetched_at_once(layer):
 
 def test_of_a_huge_directory_too(layer, monkeypatch):
     """Though it is not listed again for the sake of one name when nothing of it is kept."""
-    monkeypatch.setattr(listings, "HUGE_DIRECTORY", 10)
+    monkeypatch.setattr(asked_singly, "HUGE_DIRECTORY", 10)
     watched, cache = cached(layer)
     for name in NAMES:
         assert cache.stat(f"a/{name}") == layer.stat(f"a/{name}")
@@ -199,6 +199,60 @@ def test_a_later_mount_asks_for_nothing_that_was_asked_for(layer, tmp_path):
     with watched.silent():
         assert sorted(cache.list_dir("a")) == sorted(layer.list_dir("a"))
         assert cache.stat("a/file05") == layer.stat("a/file05")
+
+
+def kept_layer(layer, directory):
+    kept = KeptLayer(DiskStore(str(directory)), "layer", "")
+    kept.connected(layer.capabilities, layer.stat(""), asked_user=False)
+    return kept
+
+
+def some_names(directory, told=None):
+    return [NamedEntry(f"{directory}{number}", FileType.REGULAR, told) for number in range(5)]
+
+
+def entries_on_disk(directory):
+    return list(directory.glob("content-2/[0-9a-f][0-9a-f]/*"))
+
+
+def test_names_of_directories_beside_each_other_are_written_and_read_at_once(layer, tmp_path, reads):
+    names = [f"d{number:02}" for number in range(40)]
+    kept = kept_layer(layer, tmp_path)
+    before = len(entries_on_disk(tmp_path))
+    kept.keep_names((name, some_names(name)) for name in (*names, "d00/below"))
+    assert len(entries_on_disk(tmp_path)) == before + 2
+    later = kept_layer(layer, tmp_path)
+    reads.clear()
+    assert [later.names(name).entries for name in names] == [some_names(name) for name in names]
+    assert reads.count(reads[0]) == 1, "the pack"
+    assert len(reads) == len(names) + 1, "and what else is known of each"
+    assert later.names("d00/below").entries == some_names("d00/below")
+    assert later.names("other") is None
+
+
+def test_of_names_that_were_kept_again_the_later_ones_are_found(layer, tmp_path):
+    stat = layer.stat("a/file00")
+    for told in (None, stat):
+        kept_layer(layer, tmp_path).keep_names((name, some_names(name, told)) for name in ("d", "e"))
+    assert kept_layer(layer, tmp_path).names("d").entries == some_names("d", stat)
+
+
+def test_names_for_which_there_is_no_room_begin_anew(layer, tmp_path, monkeypatch):
+    monkeypatch.setattr(packs, "PACK_BYTES", 1000)
+    for turn in range(20):
+        kept = kept_layer(layer, tmp_path)
+        kept.names("d")
+        kept.keep_names([("d", some_names(f"{turn}-")), ("e", some_names("e"))])
+        assert kept_layer(layer, tmp_path).names("d").entries == some_names(f"{turn}-")
+    assert max(path.stat().st_size for path in entries_on_disk(tmp_path)) < 2000
+
+
+def test_names_that_are_too_many_to_be_packed_are_found_too(layer, tmp_path, monkeypatch):
+    monkeypatch.setattr(packed_listings, "PACKED_LISTING", 20)
+    kept_layer(layer, tmp_path).keep_names([("d", some_names("d")), ("e", [])])
+    later = kept_layer(layer, tmp_path)
+    assert later.names("d").entries == some_names("d")
+    assert later.names("e").entries == []
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])

@@ -131,7 +131,7 @@ def test_full_packs_are_followed_by_others_and_given_up_in_the_end(store, tmp_pa
 
 def test_finding_one_tells_of_all_that_it_took_a_look_to_find(store, tmp_path):
     mine, other = Packs(store, "layer"), another(store, tmp_path)
-    assert mine.has_room("d")
+    assert mine.room("d")
     assert mine.put("d", some(0, 5))
     found = {}
     assert other.find("d", b"member 3", found.__setitem__) == some(3, 1)[b"member 3"]
@@ -146,9 +146,9 @@ def test_kinds_are_told_apart_and_the_first_pack_fills(store, monkeypatch):
     monkeypatch.setattr(packs, "PACK_BYTES", 1000)
     mine, others = Packs(store, "layer"), Packs(store, "layer", ("others",))
     assert mine.put("d", some(0, 3, size=400))
-    assert not mine.has_room("d")
+    assert not mine.room("d")
     assert list(others.look("d")) == []
-    assert others.has_room("d")
+    assert others.room("d")
 
 
 def test_places_are_remembered_up_to_a_limit(store):
