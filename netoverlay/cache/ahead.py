@@ -2,8 +2,8 @@
 
 A tree is walked one directory after the other, so over a network a walk costs one round trip each. It shows when a
 program lists a directory and then one below it, or when a second directory beside another has to be listed
-(allowance.py). Then the directories beside it are put on a stack, and those below it as soon as they are known, nearest
-first; what a fetch finds to follow goes on the stack too, so the order is that of a walk in depth. Below a hidden
+(allowance.py). Then the directories beside it are fetched, and those below it as soon as they are known; what a fetch
+finds to follow, too, and all of it in the order in which the walk will come to it (walk_order.py). Below a hidden
 directory only who lists is taken to walk: git finds by name what it wants of the 256 directories of `.git/objects`.
 Any failure ends it: whoever needs the directory meets the error himself.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from cachetools import LRUCache
@@ -21,20 +20,17 @@ from netoverlay.backend_api.types import LayerPath, split_path
 from netoverlay.cache.allowance import Allowance
 from netoverlay.cache.background import Background
 from netoverlay.cache.purpose import Purpose, purpose
+from netoverlay.cache.walk_order import WalkOrder, is_hidden
 
 WORKERS = 4
 MAX_UNUSED = 128
 """Directories that a walk has before it, at most: so many are listed in vain where it ends."""
 AT_FIRST = 32
 """Directories that are listed where a walk descends: those beside the first one and a part of what is in them."""
-_MAX_STACK = 16_384
+_MAX_FOLLOWING = 16_384
 _MAX_LISTED = 1024
 
 _log = logging.getLogger(__name__)
-
-
-def _is_hidden(path: LayerPath) -> bool:
-    return "/." in f"/{path}"
 
 
 class Ahead:
@@ -49,11 +45,9 @@ class Ahead:
         self._batch = at_once // self._workers
         self._background = Background("list-ahead", self._workers)
         self._lock = threading.Lock()
-        self._stack: deque[LayerPath] = deque(maxlen=_MAX_STACK)
-        self._nearest: deque[LayerPath] = deque(maxlen=_MAX_STACK)
-        """What a program stands before: goes first, whatever fetches find meanwhile. The first is popped first."""
+        self._following = WalkOrder(_MAX_FOLLOWING)
         self._listed: LRUCache[LayerPath, None] = LRUCache(_MAX_LISTED)
-        self._allowance = Allowance(MAX_UNUSED)
+        self._allowance = Allowance()
         self._in_flight = 0
 
     def listed(self, path: LayerPath) -> None:
@@ -62,6 +56,7 @@ class Ahead:
             return
         with self._lock:
             self._listed[path] = None
+            self._following.reached(path)
 
     def missed(
         self, path: LayerPath, *, listed: bool, beside: Callable[[], Iterable[LayerPath]], again: bool = False
@@ -71,7 +66,7 @@ class Ahead:
         `listed`: for who lists it. `beside()`: the directories that can be fetched next to it. `again`: its names were
         fetched before.
         """
-        if purpose() is Purpose.AHEAD or (_is_hidden(path) and not listed):
+        if purpose() is Purpose.AHEAD or (is_hidden(path) and not listed):
             return False
         parent = split_path(path)[0]
         with self._lock:
@@ -80,8 +75,9 @@ class Ahead:
                 self._allowance.sign(AT_FIRST)
                 is_walk = True
             goes_on = is_walk or self._allowance.goes_on
+            self._following.reached(path)
         if is_walk:
-            self._push(beside())
+            self.found(beside())
         return goes_on
 
     def expect(self, path: LayerPath) -> None:
@@ -90,7 +86,10 @@ class Ahead:
 
     def found(self, paths: Iterable[LayerPath]) -> None:
         """After missed(): the directories below that one."""
-        self._push(paths)
+        following = list(paths)
+        with self._lock:
+            self._following.add(following)
+            self._start()
 
     def used(self) -> None:
         """Something that was fetched ahead is used."""
@@ -106,13 +105,6 @@ class Ahead:
         """After stop(): wait for the fetches under way."""
         self._background.join()
 
-    def _push(self, nearest: Iterable[LayerPath]) -> None:
-        paths = list(nearest)
-        with self._lock:
-            self._stack.extend(reversed(self._nearest))
-            self._nearest = deque(paths, _MAX_STACK)
-            self._start()
-
     def _start(self) -> None:
         while self._in_flight < self._workers and (batch := self._next()):
             self._in_flight += 1
@@ -120,12 +112,11 @@ class Ahead:
 
     def _next(self) -> list[LayerPath]:
         """What to list in one call: not few at a time while there is another call under way."""
-        waiting = len(self._nearest) + len(self._stack)
-        if self._background.is_stopped or not waiting:
+        if self._background.is_stopped or not self._following:
             return []
-        most = min(self._batch, waiting)
-        count = self._allowance.grant(max(most // 2, 1) if self._in_flight else 1, most)
-        return [self._nearest.popleft() if self._nearest else self._stack.pop() for _ in range(count)]
+        most = min(self._batch, len(self._following))
+        least = max(most // 2, 1) if self._in_flight else 1
+        return self._following.take(self._allowance.grant(least, most, MAX_UNUSED))
 
     def _run(self, paths: list[LayerPath]) -> None:
         following: list[LayerPath] | None = None
@@ -136,11 +127,10 @@ class Ahead:
                 self._in_flight -= 1
                 self._allowance.spent(len(paths), len(paths), len(paths))
                 if following is None:
-                    self._stack.clear()
-                    self._nearest.clear()
+                    self._following.clear()
                     self._allowance.end()
                 else:
-                    self._stack.extend(reversed(following))
+                    self._following.add(following)
                     self._start()
 
     def _try(self, paths: list[LayerPath]) -> list[LayerPath] | None:

@@ -22,10 +22,9 @@ _MAX_PARENTS = 4096
 
 
 class Allowance:
-    """At most `most_unused` items are fetched before they are used. Whoever uses it holds a lock of his own."""
+    """Of one who fetches ahead. Whoever uses it holds a lock of his own."""
 
-    def __init__(self, most_unused: int) -> None:
-        self._most_unused = most_unused
+    def __init__(self) -> None:
         self._demands: OrderedDict[LayerPath, int] = OrderedDict()
         self._credits = 0
         self._used = 0
@@ -40,15 +39,15 @@ class Allowance:
         """Whether a walk is known to."""
         return self._used >= _WALKING
 
-    def demand(self, parent: LayerPath) -> bool:
-        """Something in `parent` has to be waited for: whether that is the sign of a walk."""
+    def demand(self, parent: LayerPath, *, is_sign: bool = False) -> bool:
+        """Something in `parent` has to be waited for: whether that is the sign of a walk, if it is none by itself."""
         count = self._demands.pop(parent, 0) + 1
         self._demands[parent] = count
         if len(self._demands) > _MAX_PARENTS:
             self._demands.popitem(last=False)
         if self.goes_on:
             self._credits = MAX_CREDITS
-        is_sign = not count & (count - 1) and (count >= 2 or self.goes_on)
+        is_sign |= not count & (count - 1) and (count >= 2 or self.goes_on)
         if is_sign:
             self.sign(START_CREDITS)
         return is_sign
@@ -60,15 +59,16 @@ class Allowance:
         self._used = 0
         self._credits = max(self._credits, credits)
 
-    def used(self) -> None:
-        """Something that was fetched ahead is used."""
-        self._credits = min(self._credits + USE_EARNS, MAX_CREDITS)
+    def used(self, cost: int = 1) -> None:
+        """Something is used whose fetching ahead cost so much."""
+        self._credits = min(self._credits + USE_EARNS * cost, MAX_CREDITS)
         self._used += 1
-        self._unused = max(self._unused - 1, 0)
+        self._unused = max(self._unused - cost, 0)
 
-    def grant(self, least: int, most: int) -> int:
-        """How many items to fetch now: up to `most`; 0 if that is less than `least`."""
-        count = min(most, self._credits, self._most_unused - self._unused)
+    def grant(self, least: int, most: int, most_unused: int) -> int:
+        """How many items to fetch now: up to `most`, and so that no more than `most_unused` are fetched before they are
+        used; 0 if that is less than `least`."""
+        count = min(most, self._credits, most_unused - self._unused)
         if count < least:
             return 0
         self._credits -= count

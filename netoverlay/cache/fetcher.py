@@ -44,7 +44,7 @@ class ListingFetcher:
         self._layer = layer
         self._listings = listings
         self._files = files
-        self._ahead = Ahead(ahead, self._list_ahead) if ahead else None
+        self._ahead = Ahead(ahead, self.list_ahead) if ahead else None
         if self._ahead:
             listings.on_first_use = self._ahead.used
 
@@ -208,8 +208,8 @@ class ListingFetcher:
         if self._ahead:
             self._ahead.found(self._listings.subdirectories(path, whole=self._whole_ahead))
 
-    def _list_ahead(self, paths: Sequence[LayerPath]) -> list[LayerPath]:
-        """List those of `paths` that nobody is at; what is below all that are listed now."""
+    def list_ahead(self, paths: Sequence[LayerPath]) -> list[LayerPath]:
+        """List those of `paths` that nobody is at; what is below all that are listed now. OSError."""
         whole = self._whole_ahead or not self.names_first
         begun = [self._listings.begin(path, whole=whole, ahead=True) for path in paths]
         fetches = [fetch for fetch, is_ours in begun if is_ours]

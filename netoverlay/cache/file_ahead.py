@@ -4,11 +4,13 @@ How many is said by allowance.py. What differs from ahead.py is that a directory
 and that what is on the stack is found out late, by the thread that fetches:
 
 - A second file of one directory that had to be waited for is the sign of a walk through its files; one of another
-  directory, while that goes on, of a walk through the tree: the directories after it are on the stack, too.
+  directory, while that goes on, of a walk through the tree: the directories after it are on the stack, too. So is it
+  where one directory after the other is read (tree_walk.py). What is beside a directory is fetched with caution until
+  something of it was used, for the walk may have been one of that directory; with less each time that it goes on there.
 - Files of the same name in one directory after the other (all `Makefile`s, say) are a walk by name (name_walk.py).
 - Who has to wait although the walk goes on has caught up, and fetches what is next in the same call.
 - As many files are fetched in one call as there are credits, but not few at a time: each time twice as many as before,
-  up to BATCH_FILES, or BATCH_BYTES.
+  up to BATCH_FILES, or BATCH_BYTES. A file of more than COSTS_ONE bytes costs several.
 - Any failure ends it: whoever needs the file meets the error himself.
 """
 
@@ -17,15 +19,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
 from netoverlay.backend_api.errors import UnavailableError
 from netoverlay.backend_api.types import DirEntry, FileStat, FileType, LayerPath, join_path, split_path
 from netoverlay.cache.allowance import START_CREDITS, Allowance
 from netoverlay.cache.background import Background
+from netoverlay.cache.disk_store import MAX_ENTRY
 from netoverlay.cache.name_walk import NameWalk, SameName
 from netoverlay.cache.purpose import Purpose, listing_for
+from netoverlay.cache.tree_walk import TreeWalk
+from netoverlay.cache.walk_order import is_hidden
 
 WORKERS = 4
 """Calls at once: enough for a server that is far away, and few of them have something to do if it is near."""
@@ -33,8 +38,12 @@ BATCH_FILES = 64
 BATCH_BYTES = 1 << 20
 MAX_UNUSED = 4 * BATCH_FILES
 """Files that a walk has before it, at most: so many are fetched in vain where it ends."""
-AHEAD_FILE = 256 << 10
+AHEAD_FILE = MAX_ENTRY
 """Bytes of the largest file that is fetched ahead of its being opened."""
+LISTED_TOGETHER = 16
+"""Directories of a walk, in one call."""
+COSTS_ONE = 128 << 10
+"""Bytes of a file, or of a part of it, for a credit."""
 BY_NAME = 2 * BATCH_FILES
 """Files of a walk by name that are fetched before any is used."""
 _MAX_STACK = 16_384
@@ -47,6 +56,11 @@ class FoundFile(NamedTuple):
 
     path: LayerPath
     stat: FileStat
+
+    @property
+    def cost(self) -> int:
+        """In credits."""
+        return 1 + max(self.stat.size - 1, 0) // COSTS_ONE
 
 
 class _Rest(NamedTuple):
@@ -78,11 +92,17 @@ class Source(Protocol):
     def list_dir(self, path: LayerPath) -> list[DirEntry]:
         """The entries of a directory."""
 
+    def known_entries(self, path: LayerPath) -> Sequence[DirEntry] | None:
+        """As list_dir(); None if the layer would have to be asked."""
+
+    def list_ahead(self, paths: Sequence[LayerPath]) -> object:
+        """Have all that list_dir() tells of these directories. OSError ends the walk."""
+
     def stat(self, path: LayerPath) -> FileStat:
         """The attributes of what stands at `path`."""
 
-    def fetch_files(self, files: list[FoundFile]) -> int:
-        """Fetch what is not there yet, and tell how many that were. OSError ends the walk."""
+    def fetch_files(self, files: list[FoundFile]) -> list[FoundFile]:
+        """Fetch what is not there yet, and tell what that was. OSError ends the walk."""
 
 
 class FileAhead:
@@ -94,7 +114,12 @@ class FileAhead:
         self._lock = threading.Lock()
         self._stack: deque[_Item] = deque(maxlen=_MAX_STACK)
         self._name_walk = NameWalk()
-        self._allowance = Allowance(MAX_UNUSED)
+        self._tree_walk = TreeWalk(source.known_entries)
+        self._caution = START_CREDITS
+        """What may be unused before more is fetched that is not where the walk has been seen."""
+        self._has_widened = False
+        """What was opened last is not where the walk was seen before."""
+        self._allowance = Allowance()
         self._batch = START_CREDITS
         self._running = 0
 
@@ -106,11 +131,15 @@ class FileAhead:
         parent = split_path(path)[0]
         with self._lock:
             self._batch = START_CREDITS
-            goes_on = self._allowance.goes_on
             by_name = self._name_walk.goes_on
-            is_sign = not by_name and self._allowance.demand(parent)
+            is_step = not by_name and self._tree_walk.goes_on()
+            goes_on = is_step or (self._allowance.goes_on and not is_hidden(parent))
+            is_sign = not by_name and self._allowance.demand(parent, is_sign=is_step)
             if by_name:
                 self._push_same_name()
+            elif is_sign and not goes_on:
+                self._tree_walk.begins()
+                self._caution = START_CREDITS
         rest = list(self._expand(_Rest(path, goes_on))) if is_sign else []
         with self._lock:
             if is_sign and goes_on:
@@ -124,23 +153,26 @@ class FileAhead:
         """The file `path` is opened, whether it has to be waited for or not. To be called before missed()."""
         with self._lock:
             self._name_walk.opened(path)
+            self._has_widened = self._tree_walk.opened(path)
 
-    def needless(self, count: int) -> None:
-        """After missed(): so many of the files were there, or somebody else is at them."""
+    def needless(self, files: Iterable[FoundFile]) -> None:
+        """After missed(): these of the files were there, or somebody else is at them."""
         with self._lock:
-            self._allowance.spent(0, 0, -count)
+            self._allowance.spent(0, 0, -_cost(files))
 
     def put_back(self, files: list[FoundFile]) -> None:
         """After missed(): who has got them does not fetch them."""
         with self._lock:
-            self._allowance.spent(0, -len(files), -len(files))
+            self._allowance.spent(0, -_cost(files), -_cost(files))
             self._stack.extend(reversed(files))
             self._start()
 
-    def used(self) -> None:
-        """A file that was fetched ahead is opened."""
+    def used(self, cost: int) -> None:
+        """A file that was fetched ahead, at that cost, is opened."""
         with self._lock:
-            self._allowance.used()
+            self._allowance.used(cost)
+            if self._has_widened:
+                self._caution = min(2 * self._caution, MAX_UNUSED)
             if self._stack:
                 self._start()
 
@@ -170,7 +202,8 @@ class FileAhead:
         """How many files to fetch now."""
         if self._background.is_stopped or not self._stack:
             return 0
-        count = self._allowance.grant(least, self._batch)
+        most_unused = MAX_UNUSED if self._is_walked(self._stack[-1]) else self._caution
+        count = self._allowance.grant(min(least, most_unused // 2), self._batch, most_unused)
         if count:
             self._batch = min(2 * self._batch, BATCH_FILES)
         return count
@@ -180,9 +213,9 @@ class FileAhead:
         try:
             while count:
                 files = self._gather(count)
-                fetched = self._source.fetch_files(files) if files else 0
+                fetched = self._source.fetch_files(files) if files else []
                 with self._lock:
-                    self._allowance.spent(count, len(files), fetched)
+                    self._allowance.spent(count, _cost(files), _cost(fetched))
                     count = self._grant(self._batch // 2)
             failed = False
         except OSError as error:
@@ -194,44 +227,67 @@ class FileAhead:
                     self._stack.clear()
                     self._allowance.end()
 
-    def _gather(self, count: int) -> list[FoundFile]:
+    def _gather(self, credits: int) -> list[FoundFile]:
         """The next files, for which directories may have to be listed."""
         files: list[FoundFile] = []
-        size = 0
-        while len(files) < count and size < BATCH_BYTES:
+        was_walked: bool | None = None
+        while self._has_room(files, credits):
             with self._lock:
                 if self._background.is_stopped or not self._stack:
                     break
-                item = self._stack.pop()
-            if isinstance(item, FoundFile):
-                files.append(item)
-                size += item.stat.size
-            else:
-                following = list(self._expand(item))
-                with self._lock:
-                    self._stack.extend(reversed(following))
+                is_walked = self._is_walked(self._stack[-1])
+                if was_walked and not is_walked:
+                    break  # for which less may be granted
+                was_walked = is_walked
+                items = self._pop_together()
+            if isinstance(items[0], FoundFile):
+                files.append(items[0])
+                continue
+            following = self._expanded(items)
+            with self._lock:
+                self._stack.extend(reversed(following))
         return files
 
-    def _pop_files(self, count: int) -> list[FoundFile]:
+    def _is_walked(self, item: _Item) -> bool:
+        """Whether it is where the walk has been seen: files were opened in several places there, or just there."""
+        if isinstance(item, SameName):
+            return True
+        return self._tree_walk.is_within(split_path(item.path)[0])
+
+    def _pop_together(self) -> list[_Item]:
+        """What is on top of the stack; of directories that are all to be walked through some."""
+        items = [self._stack.pop()]
+        if isinstance(items[0], _Tree):
+            while len(items) < LISTED_TOGETHER and self._stack and isinstance(self._stack[-1], _Tree):
+                items.append(self._stack.pop())
+        return items
+
+    def _pop_files(self, credits: int) -> list[FoundFile]:
         """The files on top of the stack."""
         files: list[FoundFile] = []
-        size = 0
-        while len(files) < count and size < BATCH_BYTES and self._stack:
+        while self._stack and self._has_room(files, credits):
             item = self._stack[-1]
             if not isinstance(item, FoundFile):
                 break
             files.append(item)
-            size += item.stat.size
             self._stack.pop()
-        self._allowance.spent(count, len(files), len(files))
+        self._allowance.spent(credits, _cost(files), _cost(files))
         return files
+
+    @staticmethod
+    def _has_room(files: Sequence[FoundFile], credits: int) -> bool:
+        return _cost(files) < credits and sum(file.stat.size for file in files) < BATCH_BYTES
+
+    def _expanded(self, items: Sequence[_Item]) -> list[_Item]:
+        trees = [item.path for item in items if isinstance(item, _Tree)]
+        if trees:
+            self._source.list_ahead(trees)
+        return [each for item in items if not isinstance(item, FoundFile) for each in self._expand(item)]
 
     def _expand(self, item: _Rest | _Onward | _Tree | SameName) -> Iterator[_Item]:
         """What `item` stands for, in the order of a walk."""
         if isinstance(item, _Tree):
-            with listing_for(Purpose.AHEAD):
-                entries = self._entries(item.path)
-            yield from self._items(item.path, entries)
+            yield from self._items(item.path, self._entries(item.path))
             return
         if isinstance(item, SameName):
             yield from self._of_name(item)
@@ -251,15 +307,14 @@ class FileAhead:
         if not item.depth:
             yield from filter(_is_file, self._items(item.path, self._entry(item.path, item.name)))
             return
-        with listing_for(Purpose.ONE_NAME):
-            entries = self._entries(item.path)
-        for name, stat in entries:
+        for name, stat in self._entries(item.path, Purpose.ONE_NAME):
             if stat.type is FileType.DIRECTORY:
                 yield SameName(join_path(item.path, name), item.depth - 1, item.name)
 
-    def _entries(self, directory: LayerPath) -> list[DirEntry]:
+    def _entries(self, directory: LayerPath, purpose: Purpose = Purpose.AHEAD) -> Sequence[DirEntry]:
         try:
-            return self._source.list_dir(directory)
+            with listing_for(purpose):
+                return self._source.list_dir(directory)
         except UnavailableError:
             raise
         except OSError:
@@ -275,7 +330,7 @@ class FileAhead:
             return []
 
     @staticmethod
-    def _items(directory: LayerPath, entries: list[DirEntry]) -> Iterator[_Item]:
+    def _items(directory: LayerPath, entries: Sequence[DirEntry]) -> Iterator[_Item]:
         for name, stat in entries:
             if stat.type is FileType.DIRECTORY:
                 yield _Tree(join_path(directory, name))
@@ -285,3 +340,7 @@ class FileAhead:
 
 def _is_file(item: _Item) -> bool:
     return isinstance(item, FoundFile)
+
+
+def _cost(files: Iterable[FoundFile]) -> int:
+    return sum(file.cost for file in files)

@@ -113,9 +113,17 @@ class MetadataCache(DelegatingBackend):
         known = self._listings.lookup(path)
         return known if isinstance(known, FileStat) else None
 
+    def known_entries(self, path: LayerPath) -> Sequence[DirEntry] | None:
+        """As list_dir(), without asking the layer; None if that would be needed."""
+        return self._listings.entries(path)
+
+    def list_ahead(self, paths: Sequence[LayerPath]) -> None:
+        """Have the listings of these directories, in one call. UnavailableError."""
+        self._fetcher.list_ahead(paths)
+
     def known_subdirectories(self, path: LayerPath) -> list[LayerPath]:
-        """The directories in the directory `path`, without asking the layer; none if that would be needed."""
-        entries = self._listings.entries(path) or ()
+        """The directories of known_entries()."""
+        entries = self.known_entries(path) or ()
         return [join_path(path, name) for name, stat in entries if stat.type is FileType.DIRECTORY]
 
     def list_dir(self, path: LayerPath) -> list[DirEntry]:

@@ -68,8 +68,8 @@ class SmallFiles:
         self._recent: RecentContents[_Key] = RecentContents(RECENT_BYTES)
         self._flights: SingleFlight[_Key, _Fetched] = SingleFlight()
         self._ahead = FileAhead(self)
-        self._unused: OrderedDict[_Key, bool] = OrderedDict()
-        """What was fetched ahead, and not opened yet; the oldest first."""
+        self._unused: OrderedDict[_Key, int] = OrderedDict()
+        """What was fetched ahead, and not opened yet, and what each has cost; the oldest first."""
 
     def stop(self) -> None:
         """Fetch nothing ahead any more."""
@@ -105,8 +105,9 @@ class SmallFiles:
         return self._kept(key, path, stat) if data is None else data
 
     def _note_use(self, key: _Key) -> None:
-        if self._unused.pop(key, False):
-            self._ahead.used()
+        cost = self._unused.pop(key, None)
+        if cost is not None:
+            self._ahead.used(cost)
 
     def _missed(self, key: _Key, path: LayerPath, stat: FileStat) -> bytes | None:
         """Fetch it, and what comes after it, or wait for who does."""
@@ -146,17 +147,25 @@ class SmallFiles:
         """As Source.list_dir()."""
         return self._layer.list_dir(path)
 
+    def known_entries(self, path: LayerPath) -> Sequence[DirEntry] | None:
+        """As Source.known_entries()."""
+        return self._layer.known_entries(path)
+
+    def list_ahead(self, paths: Sequence[LayerPath]) -> None:
+        """As Source.list_ahead()."""
+        self._layer.list_ahead(paths)
+
     def stat(self, path: LayerPath) -> FileStat:
         """As Source.stat()."""
         return self._layer.stat(path)
 
-    def fetch_files(self, files: list[FoundFile]) -> int:
+    def fetch_files(self, files: list[FoundFile]) -> list[FoundFile]:
         """As Source.fetch_files()."""
         for directory in {split_path(file.path)[0] for file in files}:
             self._load(directory)
         claimed = self._claim(files)
         if not claimed:
-            return 0
+            return []
         try:
             found = self._read(list(claimed.values()))
         except BaseException as error:
@@ -164,7 +173,7 @@ class SmallFiles:
             raise
         contents = self._settle(claimed, found)
         self._write(contents)
-        return len(contents)
+        return [claimed[key] for key in contents]
 
     def _claim(self, files: Sequence[FoundFile]) -> dict[_Key, FoundFile]:
         """Those of `files` that are not there, and that nobody is at."""
@@ -195,7 +204,7 @@ class SmallFiles:
                 continue
             if one.data is not None:
                 contents[key] = one.data
-                self._unused[key] = True
+                self._unused[key] = file.cost
                 self._remember(key, file.path, file.stat, one.data)
             self._flights.settle(key, one)
         while len(self._unused) > _MAX_UNUSED:
@@ -209,7 +218,7 @@ class SmallFiles:
             self._ahead.put_back(more)
             return _Fetched(data)
         others = self._claim(more)
-        self._ahead.needless(len(more) - len(others))
+        self._ahead.needless(set(more).difference(others.values()))
         try:
             one, *found = self._read([FoundFile(path, stat), *others.values()])
         except BaseException as error:

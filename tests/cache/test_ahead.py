@@ -103,7 +103,7 @@ def test_who_waits_for_what_was_asked_ahead_in_vain_asks_by_himself(layer):
 
     def list_ahead():
         with pytest.raises(UnavailableError):
-            cache._fetcher._list_ahead(["d001"])
+            cache._fetcher.list_ahead(["d001"])
 
     ahead = threading.Thread(target=list_ahead)
     waiting = threading.Thread(target=lambda: found.extend(cache.list_dir("d001")))
@@ -156,7 +156,7 @@ def test_what_is_not_used_ends():
         return ()
 
     ahead = Ahead(8, fetch)
-    children = [f"d{number}" for number in range(300)]
+    children = [f"d{number:03}" for number in range(300)]
     miss_two(ahead, children)
     assert enough.wait(60)
     time.sleep(0.05)

@@ -170,9 +170,9 @@ def test_the_directories_of_one_call_are_written_at_once(tmp_path, appended):
     kept = KeptLayer(DiskStore(str(tmp_path)), LAYER, "")
     cache = MetadataCache(memory, ttl=None, ahead=0, kept=kept)
     kept.connected(cache.connect(), memory.stat(""), asked_user=False)
-    assert len(cache._fetcher._list_ahead(names)) == len(names)
+    assert len(cache._fetcher.list_ahead(names)) == len(names)
     assert len(appended) == 1
-    cache._fetcher._list_ahead(["d00/below", "d01/below"])
+    cache._fetcher.list_ahead(["d00/below", "d01/below"])
     assert len(appended) == 3
     later = connected(tmp_path, root=memory.stat(""), capabilities=memory.capabilities)
     assert [len(later.listing(name).entries) for name in (*names, "d00/below")] == [*([1] * 40), 0]

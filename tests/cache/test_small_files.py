@@ -13,9 +13,10 @@ from netoverlay.cache import small_files
 from netoverlay.cache.allowance import START_CREDITS
 from netoverlay.cache.content import ContentCache
 from netoverlay.cache.disk_store import DiskStore
-from netoverlay.cache.file_ahead import BATCH_BYTES, BATCH_FILES, MAX_UNUSED
+from netoverlay.cache.file_ahead import BATCH_BYTES, BATCH_FILES, COSTS_ONE, MAX_UNUSED
 from netoverlay.cache.metadata import MetadataCache
 from netoverlay.cache.packs import PACKED_FILE
+from netoverlay.cache.tree_walk import STEPS
 from netoverlay.testing.memory_backend import MemoryBackend
 from netoverlay.wrappers.intercept import Operation
 from tests.cache.calls import WatchedBackend, read_all, write_file
@@ -49,6 +50,17 @@ class Mount:
 
     def opened(self):
         return [path for operation, path in self.watched.calls.elements() if operation is Operation.OPEN]
+
+    def walk_slowly(self, paths):
+        """Read them, and wait each time until nothing is being fetched ahead."""
+        ahead = self.cache._small._ahead
+        self.cache.list_dir("")
+        for path in paths:
+            self.cache.stat(path)
+            yield path, self.read(path)
+            give_up_at = time.monotonic() + 60
+            while ahead._running and time.monotonic() < give_up_at:
+                time.sleep(0.0002)
 
     def quiesce(self):
         """What is under way ends; nothing is fetched ahead any more."""
@@ -103,6 +115,38 @@ def test_a_walk_through_a_tree_reads_each_file_once_and_many_in_one_call(memory,
     second = mount(immutable=immutable)
     assert dict(second.walk()) == contents
     assert second.opened() == []
+
+
+@pytest.mark.parametrize("each", [1, 2, 3])
+def test_a_walk_through_directories_of_few_files_reads_many_in_one_call(memory, mount, each):
+    contents = fill(memory, 100, each)
+    one = mount()
+    assert dict(one.walk_slowly(sorted(contents))) == contents
+    one.quiesce()
+    assert sorted(one.opened()) == sorted(contents)
+    waited = [batch for batch in one.watched.batches if len(batch) == 1]
+    assert len(waited) <= STEPS * min(each, 2) + 1
+    assert len(one.watched.batches) <= len(waited) + len(contents) // START_CREDITS + 1
+
+
+def test_a_walk_of_one_directory_does_not_stray_far(memory, mount):
+    """From one that was read through to those beside it, of which nobody has opened anything."""
+    fill(memory, 30, 30)
+    one = mount()
+    list(one.walk("d05"))
+    one.quiesce()
+    assert len([path for path in one.opened() if not path.startswith("d05/")]) <= START_CREDITS
+
+
+def test_large_files_are_fetched_ahead_in_smaller_numbers(memory, mount):
+    size = 2 * COSTS_ONE + 1
+    contents = fill(memory, 1, 200, size=size)
+    one = mount()
+    for path in sorted(contents)[:100]:
+        one.read(path)
+    one.quiesce()
+    assert 100 < len(one.opened()) <= 100 + MAX_UNUSED // 3 + BATCH_BYTES // size
+    assert len(one.watched.batches) < 60
 
 
 def test_a_walk_that_ends_was_not_far_ahead(memory, mount):
