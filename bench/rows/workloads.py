@@ -1,4 +1,4 @@
-"""The work that is timed: on a tree of small files, a git repository and a large file, each below one mount."""
+"""The work that is timed: on trees of small files, a git repository and a large file, each below one mount."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from pathlib import Path
 DIRECTORIES = 100
 FILES = 20
 """In each of them."""
+PACKAGES = 300
+"""Of four directories each, with one to four files."""
+_PACKAGE = ("LICENSE", "README.md", "dist/esm/index.mjs", "index.js", "lib/a.js", "lib/b.js", "package.json")
 BLOCK = 1 << 20
 PAGE = 4096
 
@@ -28,7 +31,7 @@ class Workload:
 
 
 def plant(base: Path, large_mebibytes: int, seed: int = 7) -> None:
-    """The base: `tree`, `repository` (the same, committed) and `large`."""
+    """The base: `tree`, `repository` (the same, committed), `packages` and `large`."""
     chance = random.Random(seed)
     for number in range(DIRECTORIES):
         directory = base / "tree" / f"package{number % 10}" / f"module{number:03}"
@@ -36,6 +39,11 @@ def plant(base: Path, large_mebibytes: int, seed: int = 7) -> None:
         for file in range(FILES):
             lines = (f"line {line} of {number}/{file} {chance.random()}\n" for line in range(chance.randint(5, 300)))
             (directory / f"file{file:02}.py").write_text("".join(lines))
+    for number in range(PACKAGES):
+        for name in _PACKAGE:
+            path = base / "packages" / f"package{number:03}" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"line 7 of {number}/{name} {chance.random()}\n" * chance.randint(5, 100))
     with (base / "large").open("wb") as large:
         for _ in range(large_mebibytes):
             large.write(chance.randbytes(BLOCK))
@@ -57,6 +65,10 @@ def walk(top: Path) -> None:
 
 def grep(top: Path) -> None:
     _run("grep", "-rc", "line 7 of", str(top / "tree"), accepted=(0, 1))
+
+
+def grep_packages(top: Path) -> None:
+    _run("grep", "-rc", "line 7 of", str(top / "packages"), accepted=(0, 1))
 
 
 def read_large(top: Path) -> None:
@@ -118,6 +130,7 @@ WORKLOADS: dict[str, Workload] = {
     "grep, cold": Workload(grep),
     "grep, warm": Workload(grep, grep),
     "grep, remounted": Workload(grep, grep, remounted=True),
+    "grep 1,200 directories, cold": Workload(grep_packages),
     "read 256 MiB, cold": Workload(read_large),
     "read 256 MiB, warm": Workload(read_large, read_large),
     "read 256 MiB, remounted": Workload(read_large, read_large, remounted=True),
