@@ -9,7 +9,6 @@ import errno
 import stat as stat_bits
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TypeAlias
 
 from netoverlay.backend_api import DirEntry, LayerPath, UnavailableError, os_error
@@ -37,7 +36,9 @@ def list_directory(channel: SftpChannel, paths: PathMap, limits: ListingLimits, 
 
     EndlessListingError.
     """
-    (found,) = converse([_listing(channel, paths, limits, path, _DEPTH)], channel.multiplexer.submit_many)
+    multiplexer = channel.multiplexer
+    listing = _listing(channel, paths, limits, path, _DEPTH)
+    (found,) = converse([listing], multiplexer.submit_many, multiplexer.forget)
     if isinstance(found, OSError):
         raise found
     return found
@@ -48,19 +49,21 @@ def list_directories(
 ) -> list[list[DirEntry] | OSError]:
     """As list_directory(), of many, in as many round trips as of one; an error is that of its directory alone."""
 
+    multiplexer = channel.multiplexer
+
     def ask(questions: Sequence[Question]) -> list[Request]:
-        requests = channel.multiplexer.submit_many(questions)
+        requests = multiplexer.submit_many(questions)
         try:
             if requests:  # the last one first: whoever waits for one after the other hands the receiving over as often
-                channel.multiplexer.wait(requests[-1])
-        except UnavailableError:
-            for request in requests:  # none is forgotten, for it may bring a handle late
-                with suppress(UnavailableError):
-                    channel.multiplexer.wait(request)
+                multiplexer.wait(requests[-1])
+        except BaseException:
+            for request in requests:
+                multiplexer.forget(request)
             raise
         return requests
 
-    return converse([_listing(channel, paths, limits, path, _DEPTH_OF_MANY) for path in wanted], ask)
+    listings = [_listing(channel, paths, limits, path, _DEPTH_OF_MANY) for path in wanted]
+    return converse(listings, ask, multiplexer.forget)
 
 
 def _listing(channel: SftpChannel, paths: PathMap, limits: ListingLimits, directory: LayerPath, depth: int) -> _Listing:
@@ -79,7 +82,11 @@ def _listing_once(
     if channel.multiplexer.foresees:
         questions += [(PacketType.READDIR, OnOpened())] * depth
     look, opening, *reading = yield questions
-    is_directory = _is_directory(channel, look)
+    try:
+        is_directory = _is_directory(channel, look)
+    except UnavailableError:
+        channel.multiplexer.forget(opening)
+        raise
     try:
         handle = channel.parse(protocol.unpack_handle, channel.expect(opening, PacketType.HANDLE))
     except StatusError as error:
@@ -91,11 +98,23 @@ def _listing_once(
             raise os_error(errno.ENOTDIR, decode(path))
         if not reading or reading[0].asked_of != handle:
             reading = list((yield [(PacketType.READDIR, handle)] * depth))
+        elif _is_refused(channel, reading[0]):
+            channel.multiplexer.foresee_no_more()  # it came before its directory was open; the next one may not have
+            return []
         return _read_all(channel, paths, path, handle, deque(reading), limits.begin(directory))
     except StatusError as error:
         raise diagnosis.of_path(channel, error, path, "list_dir") from error
     finally:
         channel.forget_handle(handle)
+
+
+def _is_refused(channel: SftpChannel, reading: Request) -> bool:
+    """Whether the beginning of a directory is refused."""
+    try:
+        channel.expect(reading, PacketType.NAME)
+    except StatusError as error:
+        return error.code != StatusCode.EOF
+    return False
 
 
 def _is_directory(channel: SftpChannel, look: Request) -> bool | None:

@@ -10,6 +10,7 @@ import itertools
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import TypeAlias
 
 from netoverlay.backend_api import Readable, UnavailableError, waiting
@@ -99,6 +100,10 @@ class Multiplexer(LeaderFollower):
         """The server gives handles as OpenSSH's does. Nothing may have been opened yet."""
         self._foreseen = ForeseenHandles()
 
+    def foresee_no_more(self) -> None:
+        """It does not: what was asked of a handle that was foreseen was refused."""
+        self._foreseen = None
+
     @property
     def foresees(self) -> bool:
         """Whether OnOpened may be used. Once it may not, what a listing has told since it might is not all."""
@@ -155,6 +160,17 @@ class Multiplexer(LeaderFollower):
         """Return once the reply is in `request`. UnavailableError at its deadline, or if the connection is lost."""
         self.await_arrival(request)
         return request
+
+    def forget(self, request: Request) -> None:
+        """Nobody waits for it any more: a handle that it has brought, or will bring, is closed. Waits for nothing."""
+        if self._pending.pop(request.number, None) is not None:
+            self._abandoned.add(request.number)
+            return
+        while self._arriving is request and not request.done and not self.broken:
+            time.sleep(0.001)
+        if request.done and request.reply_type == PacketType.HANDLE:
+            with suppress(UnavailableError):  # it ends with the connection, too
+                self.submit(PacketType.CLOSE, request.body)
 
     # What LeaderFollower asks for.
 

@@ -85,6 +85,8 @@ class SmbBackend(Backend):
         self._leftovers = removal.Leftovers()
         self._facts: ShareFacts | None = None
         self._last: Session | None = None
+        self._has_joined: bool | None = None
+        """Whether the server takes several files in one message; None until that is known."""
         self._appearance = Appearance.of(options, lists_modes=False, has_file_ids=False)
         self._lister = Lister(self._paths, self._appearance, self._limits, with_modes=False)
 
@@ -117,7 +119,9 @@ class SmbBackend(Backend):
 
         last = self._last
         self._last = session = connect(self._url, self._options, self._deadline, None if last is None else last.link)
-        session.joins = last is None or not last.has_broken_joined
+        if last is not None and self._has_joined is None and (last.has_joined or last.hung_up_on_joined):
+            self._has_joined = last.has_joined
+        session.joins = self._has_joined is not False
         try:
             # Of each session: what a server for Macs tells, it tells only in those that have asked whether it can.
             found = self._find_out(session)

@@ -82,6 +82,16 @@ class Engine(LeaderFollower):
             self.await_arrival(request)
         return request
 
+    def forget(self, request: Request) -> None:
+        """Nobody waits for it any more: what it has opened, or will open, is closed. Waits for no reply."""
+        if self._pending.get(request.message_id) is request:
+            self._abandon(request)
+        while self._arriving is request and not request.done and not request.abandoned and not self.broken:
+            time.sleep(_PAUSE_SECONDS)
+        if request.done and request.command == Command.CREATE and request.status == Status.SUCCESS:
+            with suppress(UnavailableError):  # it ends with the connection, too
+                self.submit(commands.close(replies.created(request.body).handle))
+
     def submit(self, *bodies: Body) -> list[Request]:
         """Send, as one related compound if there are several. Waits only for credits, and for the socket.
 

@@ -29,11 +29,11 @@ def submit(session: Session, compounds: Sequence[list[Body]]) -> list[list[Reque
     """
     messages = list(_messages(session, compounds))
     sent = session.submit_all([[body for bodies in message for body in bodies] for message in messages])
-    joined = [requests for requests, message in zip(sent, messages, strict=True) if len(message) > 1]
-    if joined:
-        session.last_joined = joined[-1][-1]
-    requests = (request for message in sent for request in message)
-    return [list(islice(requests, len(bodies))) for message in messages for bodies in message]
+    for requests, message in zip(sent, messages, strict=True):
+        if len(message) > 1:
+            session.note_joined(requests[-1])
+    all_requests = (request for message in sent for request in message)
+    return [list(islice(all_requests, len(bodies))) for message in messages for bodies in message]
 
 
 def answers(session: Session, compounds: Sequence[list[Body]]) -> list[list[Request]]:
@@ -59,6 +59,12 @@ def closed(session: Session, requests: list[Request]) -> bool:
     if opening.status == Status.SUCCESS:
         session.forget(commands.close(session.parse(replies.created, opening.body).handle))
     return False
+
+
+def forget(session: Session, requests: list[Request]) -> None:
+    """Nobody looks at the answers to a compound: what it leaves open is closed."""
+    if requests[-1].command != Command.CLOSE:
+        session.engine.forget(requests[0])
 
 
 def _arrived(session: Session, sent: list[list[Request]]) -> list[list[Request]]:

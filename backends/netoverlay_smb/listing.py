@@ -101,7 +101,7 @@ class Lister:
         read: Callable[[Session, LayerPath, bytes], _Told[_Entry]],
     ) -> list[list[_Entry] | OSError]:
         listings = [self._listing(session, each, read) for each in directories]
-        return converse(listings, partial(joined.submit, session))
+        return converse(listings, partial(joined.submit, session), partial(joined.forget, session))
 
     def _listing(
         self, session: Session, directory: LayerPath, read: Callable[[Session, LayerPath, bytes], _Told[_Entry]]

@@ -48,8 +48,9 @@ class Session:
         """Whether the server keeps the locks that it grants; None until somebody has tried."""
         self.joins = True
         """Whether several files go into one message (joined.py)."""
-        self.last_joined: Request | None = None
+        self._last_joined: Request | None = None
         """Of the last of these messages the last request."""
+        self._has_joined = False
 
     def note_round_trip(self, seconds: float) -> None:
         """How far the server is away, as the first request shows."""
@@ -65,10 +66,20 @@ class Session:
         """Whether it is of no use any more."""
         return self.engine.broken
 
+    def note_joined(self, last: Request) -> None:
+        """A message about several files has gone out, of which this is the last request."""
+        self._has_joined = self.has_joined
+        self._last_joined = last
+
     @property
-    def has_broken_joined(self) -> bool:
-        """Whether it was lost with several files in one message on their way: maybe the server hangs up on that."""
-        return self.broken and self.last_joined is not None and not self.last_joined.done
+    def has_joined(self) -> bool:
+        """Whether the server has answered such a message."""
+        return self._has_joined or (self._last_joined is not None and self._last_joined.done)
+
+    @property
+    def hung_up_on_joined(self) -> bool:
+        """Whether it was lost with such a message on its way, and none was ever answered."""
+        return self.broken and self._last_joined is not None and not self.has_joined
 
     def close(self) -> None:
         """Log out."""

@@ -102,7 +102,8 @@ class LeaderFollower(abc.ABC):
             if leads:
                 self._led = True
             elif self._broken is None:
-                awaited.waker = queue.SimpleQueue()
+                # What was promoted, and has expired, may be waited for once more.
+                awaited.waker, awaited.promoted = queue.SimpleQueue(), False
                 self._followers[awaited] = None
                 self._joined += 1
         if leads or self._follow(awaited):

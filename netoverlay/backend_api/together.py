@@ -19,19 +19,22 @@ Conversation: TypeAlias = Generator[Sequence[Q], Sequence[A], T]
 
 
 def converse(
-    conversations: Sequence[Conversation[Q, A, T]], ask: Callable[[Sequence[Q]], Sequence[A]]
+    conversations: Sequence[Conversation[Q, A, T]],
+    ask: Callable[[Sequence[Q]], Sequence[A]],
+    forget: Callable[[A], object],
 ) -> list[T | OSError]:
     """What each returns, or the error that is its own; UnavailableError, which is about all of them, is raised.
 
-    `ask` sends questions, and gives as many answers, which need not have arrived.
+    `ask` sends questions, and gives as many answers, which need not have arrived. `forget` gets those that nobody is
+    told, because of what was raised.
     """
     results: dict[int, T | OSError] = {}
-    answered: dict[int, Sequence[A] | None] = dict.fromkeys(range(len(conversations)))
+    untold: dict[int, Sequence[A] | None] = dict.fromkeys(range(len(conversations)))
     try:
-        while answered:
+        while untold:
             asked: dict[int, Sequence[Q]] = {}
-            for number, answers in answered.items():
-                conversation = conversations[number]
+            for number in list(untold):
+                conversation, answers = conversations[number], untold.pop(number)
                 try:
                     asked[number] = next(conversation) if answers is None else conversation.send(answers)
                 except StopIteration as end:
@@ -41,8 +44,11 @@ def converse(
                 except OSError as error:
                     results[number] = error
             told = iter(ask([question for questions in asked.values() for question in questions]))
-            answered = {number: [next(told) for _ in questions] for number, questions in asked.items()}
+            untold = {number: [next(told) for _ in questions] for number, questions in asked.items()}
     finally:
+        for answers in untold.values():
+            for answer in answers or ():
+                forget(answer)
         for each in conversations:
             each.close()
     return [results[number] for number in range(len(conversations))]

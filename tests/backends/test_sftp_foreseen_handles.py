@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netoverlay.backend_api import FileContent, WantedFile
+from netoverlay.backend_api import FileContent, UnavailableError, WantedFile
 from netoverlay.backend_api.listing_limits import ListingLimits
 from netoverlay_sftp import listing, whole_files
 from netoverlay_sftp.channel import SftpChannel
@@ -30,6 +30,7 @@ from tests.backends import sftp_layer
 from tests.backends.test_sftp_multiplexer import ScriptedServer, started, status
 
 LONG = 60.0
+SHORT = 0.4
 FILE = pack_attributes(Attributes(1, 2, 3, 0o100644, 4, 5))
 DIRECTORY = pack_attributes(Attributes(1, 2, 3, 0o040755, 4, 5))
 
@@ -138,6 +139,11 @@ class Server:
         self.handles = handles
         self.opened: dict[int, tuple[bytes, int]] = {}
         self.strays = 0
+        self.silent_at: PacketType | None = None
+        """What is not answered of /root/aaa, but for the beginning of its listing."""
+        self.refuses_early = False
+        """The first requests on two directories come before these are open."""
+        self.refused: set[tuple[bytes, int]] = set()
 
     def answer(self, kind: int, number: int, body: bytes) -> None:
         if kind in (PacketType.OPEN, PacketType.OPENDIR):
@@ -148,6 +154,8 @@ class Server:
             handle = self.handles.take()
             self.opened[handle] = (path, 0)
             self.scripted.reply(PacketType.HANDLE, number, packed(handle))
+        elif kind == PacketType.LSTAT and kind == self.silent_at and body.endswith(b"aaa"):
+            pass
         elif kind == PacketType.LSTAT:
             self.scripted.reply(PacketType.ATTRS, number, DIRECTORY)
         else:
@@ -165,6 +173,13 @@ class Server:
             self.scripted.reply(PacketType.DATA, number, pack_string(self.opened[handle][0]))
         elif kind == PacketType.READDIR:
             path, start = self.opened[handle]
+            if self.silent_at == kind and path.endswith(b"aaa") and start:
+                return
+            if self.refuses_early and start == 0 and (path, handle) not in self.refused:
+                self.refused.add((path, handle))
+                self.refuses_early = len(self.refused) < 2
+                self.scripted.reply(PacketType.STATUS, number, status(StatusCode.FAILURE))
+                return
             self.opened[handle] = (path, start + 10)
             if start >= 40:
                 self.scripted.reply(PacketType.STATUS, number, status(StatusCode.EOF))
@@ -173,14 +188,14 @@ class Server:
             self.scripted.reply(PacketType.NAME, number, struct.pack(">I", len(names)) + b"".join(names))
 
     @contextmanager
-    def serving(self) -> Iterator[SftpChannel]:
+    def serving(self, deadline: float = LONG) -> Iterator[SftpChannel]:
         def serve() -> None:
             with suppress(EOFError, OSError):
                 while True:
                     self.answer(*self.scripted.request())
 
-        channel = SftpChannel(self.scripted.stream, LONG)
-        channel.multiplexer = started(self.scripted)
+        channel = SftpChannel(self.scripted.stream, deadline)
+        channel.multiplexer = started(self.scripted, deadline)
         channel.multiplexer.foresee_handles()
         serving = threading.Thread(target=serve)
         serving.start()
@@ -196,6 +211,11 @@ class Server:
 def listed(channel: SftpChannel, wanted: list[str]) -> list[list[str] | None]:
     found = listing.list_directories(channel, PathMap("/root"), ListingLimits(LONG), wanted)
     return [None if isinstance(each, OSError) else [entry.name for entry in each] for each in found]
+
+
+def listed_alone(channel: SftpChannel, wanted: str) -> list[str]:
+    found = listing.list_directory(channel, PathMap("/root"), ListingLimits(LONG), wanted)
+    return [entry.name for entry in found]
 
 
 def names_of(wanted: str) -> list[str] | None:
@@ -230,6 +250,31 @@ def test_a_listing_begins_again_when_the_server_turns_out_to_be_another() -> Non
     server = Server(Handles(lambda free, count: next(first, None) or like_openssh(free, count)))
     with server.serving() as channel:
         assert listed(channel, ["aaa", "bbb", "ccc"]) == [names_of(each) for each in ("aaa", "bbb", "ccc")]
+        assert not channel.multiplexer.foresees
+
+
+@pytest.mark.parametrize("silent_at", [PacketType.LSTAT, PacketType.READDIR])
+@pytest.mark.parametrize("wanted", [["aaa"], ["aaa", "bbb", "ccc"], ["bbb", "aaa"]])
+def test_what_was_opened_for_a_listing_that_is_given_up_is_closed(silent_at: PacketType, wanted: list[str]) -> None:
+    server = Server(Handles(like_openssh))
+    with server.serving(SHORT) as channel:
+        channel.multiplexer._silence = lambda: 0.0  # signs of life, as of a server whose disk hangs
+        server.silent_at = silent_at
+        for _ in range(2):
+            with pytest.raises(UnavailableError):
+                listed(channel, wanted) if len(wanted) > 1 else listed_alone(channel, *wanted)
+            channel.lstat(b"/")  # behind all that is closed
+            assert not server.opened
+        server.silent_at = None
+        assert listed(channel, wanted) == [names_of(each) for each in wanted]
+        assert channel.multiplexer.foresees
+
+
+def test_what_is_refused_as_too_early_is_asked_again() -> None:
+    server = Server(Handles(like_openssh))
+    server.refuses_early = True
+    with server.serving() as channel:
+        assert listed(channel, ["ddd", "eee"]) == [names_of("ddd"), names_of("eee")]
         assert not channel.multiplexer.foresees
 
 

@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -118,6 +119,45 @@ def started(server: ScriptedServer, deadline: float = LONG) -> Multiplexer:
 
 def status(code: int) -> bytes:
     return struct.pack(">III", code, 0, 0)
+
+
+def test_one_thread_leads_though_what_has_led_is_waited_for_again(server):
+    multiplexer = started(server)
+    multiplexer._silence = lambda: 0.0  # signs of life, as of a server whose disk hangs
+    requests = []
+    for deadline in (0.3, 0.6, LONG):
+        multiplexer._deadline = deadline
+        requests.append(multiplexer.submit(PacketType.LSTAT, pack_string(b"/")))
+    leading, most, lead = [], [], multiplexer._lead
+
+    def counted(awaited):
+        leading.append(awaited)
+        most.append(len(leading))
+        lead(awaited)
+        leading.remove(awaited)
+
+    multiplexer._lead = counted
+
+    def wait(request, times):
+        for _ in range(times):
+            with suppress(UnavailableError):
+                multiplexer.wait(request)
+
+    threads = [threading.Thread(target=wait, args=(request, 1 + (request is requests[1]))) for request in requests]
+    for number, thread in enumerate(threads, 1):
+        thread.start()
+        while len(multiplexer._followers) + multiplexer._led < number:
+            time.sleep(0.001)
+    for thread in threads[:2]:
+        thread.join(LONG)
+    give_up_at = time.monotonic() + LONG
+    while requests[2] not in leading and time.monotonic() < give_up_at:
+        time.sleep(0.001)
+    assert multiplexer._led
+    assert leading == [requests[2]]
+    assert max(most) == 1
+    multiplexer.fail("the test is over")
+    threads[2].join(LONG)
 
 
 def test_replies_in_any_order_reach_their_requests(server):

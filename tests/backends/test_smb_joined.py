@@ -154,20 +154,30 @@ def test_a_server_that_hangs_up_on_several_files_is_asked_for_each_by_itself(smb
     with HangsUp(smbd.port) as proxy, connected(smbd, tmp_path, port=proxy.port) as backend:
         with pytest.raises(UnavailableError):
             backend.list_dir("")
-        for _ in range(3):
-            assert len(backend.list_dir("")) == 30
-        assert proxy.accepted == 2
+        for session in range(3):
+            for _ in range(2):
+                assert len(backend.list_dir("")) == 30
+            assert proxy.accepted == 2 + session
+            proxy.cut()
+            with pytest.raises(UnavailableError):
+                backend.stat("file0")
 
 
 def test_after_a_cut_for_another_reason_several_files_go_together(smbd, tmp_path):
     with Proxy(smbd.port) as proxy, connected(smbd, tmp_path, port=proxy.port) as backend:
-        (tmp_path / "file").touch()
-        assert len(backend.list_dir("")) == 1
-        proxy.cut()
-        with pytest.raises(UnavailableError):
-            backend.stat("file")
-        assert backend.stat("file").size == 0
-        assert backend._connector.session().joins
+        for number in range(30):
+            (tmp_path / f"file{number}").touch()
+        assert len(backend.list_dir("")) == 30
+        for _ in range(2):
+            engine = backend._connector.session().engine
+            submit_all = engine.submit_all
+            engine.submit_all = lambda compounds, send=submit_all: (
+                (proxy.cut() if len(compounds) > 1 else 0) or send(compounds)
+            )
+            with pytest.raises(UnavailableError):
+                backend.list_dir("")
+            assert len(backend.list_dir("")) == 30
+            assert backend._connector.session().joins
 
 
 def test_as_much_goes_into_a_message_as_is_good_for_it(smbd, tmp_path):
