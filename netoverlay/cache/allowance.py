@@ -40,7 +40,10 @@ class Allowance:
         return self._used >= _WALKING
 
     def demand(self, parent: LayerPath, *, is_sign: bool = False) -> bool:
-        """Something in `parent` has to be waited for: whether that is the sign of a walk, if it is none by itself."""
+        """Something in `parent` has to be waited for: whether that is the sign of a walk.
+
+        `is_sign`: it is one, whatever was demanded before.
+        """
         count = self._demands.pop(parent, 0) + 1
         self._demands[parent] = count
         if len(self._demands) > _MAX_PARENTS:
@@ -81,6 +84,14 @@ class Allowance:
         self._credits = min(self._credits + granted - spent, MAX_CREDITS)
         self._under_way -= granted
         self._unused = max(self._unused - (granted - fetched), 0)
+
+    def given_back(self, cost: int) -> None:
+        """What was spent for so much is not fetched by who got it: it can be granted again."""
+        self.spent(0, -cost, -cost)
+
+    def needless(self, cost: int) -> None:
+        """What was spent for so much did not have to be fetched, or could not be."""
+        self.spent(0, 0, -cost)
 
     def end(self) -> None:
         """The walk is over."""

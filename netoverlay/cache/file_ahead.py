@@ -6,7 +6,9 @@ and that what is on the stack is found out late, by the thread that fetches:
 - A second file of one directory that had to be waited for is the sign of a walk through its files; one of another
   directory, while that goes on, of a walk through the tree: the directories after it are on the stack, too. So is it
   where one directory after the other is read (tree_walk.py). What is beside a directory is fetched with caution until
-  something of it was used, for the walk may have been one of that directory; with less each time that it goes on there.
+  something of it was used, for the walk may have been one of that directory: no more than START_CREDITS files that are
+  not used yet, and twice as many each time that the walk goes on to where it was not before.
+- Directories without a file to be fetched cost nothing, and no more of them are listed than files may be unused.
 - Files of the same name in one directory after the other (all `Makefile`s, say) are a walk by name (name_walk.py).
 - Who has to wait although the walk goes on has caught up, and fetches what is next in the same call.
 - As many files are fetched in one call as there are credits, but not few at a time: each time twice as many as before,
@@ -36,6 +38,8 @@ WORKERS = 4
 """Calls at once: enough for a server that is far away, and few of them have something to do if it is near."""
 BATCH_FILES = 64
 BATCH_BYTES = 1 << 20
+WAITED_BYTES = 256 << 10
+"""What goes along at most where somebody waits for the call."""
 MAX_UNUSED = 4 * BATCH_FILES
 """Files that a walk has before it, at most: so many are fetched in vain where it ends."""
 AHEAD_FILE = MAX_ENTRY
@@ -86,6 +90,31 @@ class _Tree(NamedTuple):
 _Item: TypeAlias = FoundFile | _Rest | _Onward | _Tree | SameName
 
 
+class _Batch:
+    """Files that are fetched in one call."""
+
+    def __init__(self, credits: int, most_bytes: int) -> None:
+        self.files: list[FoundFile] = []
+        self.cost = 0
+        self._credits = credits
+        self._bytes_left = most_bytes
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another one can go along, however large it is."""
+        return self.cost < self._credits and self._bytes_left > 0
+
+    def has_room_for(self, file: FoundFile) -> bool:
+        """Whether this one can."""
+        return self.has_room and file.stat.size <= self._bytes_left
+
+    def add(self, file: FoundFile) -> None:
+        """It goes along."""
+        self.files.append(file)
+        self.cost += file.cost
+        self._bytes_left -= file.stat.size
+
+
 class Source(Protocol):
     """What files are fetched from, and by."""
 
@@ -117,8 +146,8 @@ class FileAhead:
         self._tree_walk = TreeWalk(source.known_entries)
         self._caution = START_CREDITS
         """What may be unused before more is fetched that is not where the walk has been seen."""
-        self._has_widened = False
-        """What was opened last is not where the walk was seen before."""
+        self._barren = 0
+        """Directories that were listed since something was used, and had no file to be fetched."""
         self._allowance = Allowance()
         self._batch = START_CREDITS
         self._running = 0
@@ -135,17 +164,20 @@ class FileAhead:
             is_step = not by_name and self._tree_walk.goes_on()
             goes_on = is_step or (self._allowance.goes_on and not is_hidden(parent))
             is_sign = not by_name and self._allowance.demand(parent, is_sign=is_step)
+            self._barren = 0
             if by_name:
                 self._push_same_name()
             elif is_sign and not goes_on:
                 self._tree_walk.begins()
                 self._caution = START_CREDITS
+            elif is_step:
+                self._tree_walk.widens()
         rest = list(self._expand(_Rest(path, goes_on))) if is_sign else []
         with self._lock:
             if is_sign and goes_on:
                 self._stack.append(_Onward(parent))
             self._stack.extend(reversed(rest))
-            files = self._pop_files(self._grant(1))
+            files = self._pop_files(self._grant(1), WAITED_BYTES)
             self._start()
         return files
 
@@ -153,17 +185,17 @@ class FileAhead:
         """The file `path` is opened, whether it has to be waited for or not. To be called before missed()."""
         with self._lock:
             self._name_walk.opened(path)
-            self._has_widened = self._tree_walk.opened(path)
+            self._tree_walk.opened(path)
 
     def needless(self, files: Iterable[FoundFile]) -> None:
-        """After missed(): these of the files were there, or somebody else is at them."""
+        """After missed(): these of the files were there, or somebody else is at them, or they could not be fetched."""
         with self._lock:
-            self._allowance.spent(0, 0, -_cost(files))
+            self._allowance.needless(_cost(files))
 
     def put_back(self, files: list[FoundFile]) -> None:
         """After missed(): who has got them does not fetch them."""
         with self._lock:
-            self._allowance.spent(0, -_cost(files), -_cost(files))
+            self._allowance.given_back(_cost(files))
             self._stack.extend(reversed(files))
             self._start()
 
@@ -171,7 +203,8 @@ class FileAhead:
         """A file that was fetched ahead, at that cost, is opened."""
         with self._lock:
             self._allowance.used(cost)
-            if self._has_widened:
+            self._barren = 0
+            if self._tree_walk.widens():
                 self._caution = min(2 * self._caution, MAX_UNUSED)
             if self._stack:
                 self._start()
@@ -199,10 +232,12 @@ class FileAhead:
             self._batch = BATCH_FILES
 
     def _grant(self, least: int) -> int:
-        """How many files to fetch now."""
+        """How many files to fetch now; twice as many the next time."""
         if self._background.is_stopped or not self._stack:
             return 0
-        most_unused = MAX_UNUSED if self._is_walked(self._stack[-1]) else self._caution
+        most_unused = self._most_unused(self._stack[-1])
+        if self._barren >= most_unused:
+            return 0
         count = self._allowance.grant(min(least, most_unused // 2), self._batch, most_unused)
         if count:
             self._batch = min(2 * self._batch, BATCH_FILES)
@@ -225,34 +260,36 @@ class FileAhead:
                 self._running -= 1
                 if failed:
                     self._stack.clear()
+                    self._allowance.spent(count, 0, 0)
                     self._allowance.end()
 
     def _gather(self, credits: int) -> list[FoundFile]:
         """The next files, for which directories may have to be listed."""
-        files: list[FoundFile] = []
-        was_walked: bool | None = None
-        while self._has_room(files, credits):
+        files = _Batch(credits, BATCH_BYTES)
+        most_unused = 0
+        while files.has_room:
             with self._lock:
                 if self._background.is_stopped or not self._stack:
                     break
-                is_walked = self._is_walked(self._stack[-1])
-                if was_walked and not is_walked:
+                most = self._most_unused(self._stack[-1])
+                if most < most_unused or self._barren >= most:
                     break  # for which less may be granted
-                was_walked = is_walked
+                most_unused = most
                 items = self._pop_together()
             if isinstance(items[0], FoundFile):
-                files.append(items[0])
+                files.add(items[0])
                 continue
             following = self._expanded(items)
             with self._lock:
-                self._stack.extend(reversed(following))
-        return files
+                self._stack.extend(each for expanded in reversed(following) for each in reversed(expanded))
+                self._barren += sum(not any(map(_is_file, expanded)) for expanded in following)
+        return files.files
 
-    def _is_walked(self, item: _Item) -> bool:
-        """Whether it is where the walk has been seen: files were opened in several places there, or just there."""
-        if isinstance(item, SameName):
-            return True
-        return self._tree_walk.is_within(split_path(item.path)[0])
+    def _most_unused(self, item: _Item) -> int:
+        """How much may be fetched before it is used: all, where the walk has been seen already."""
+        if self._name_walk.goes_on or self._tree_walk.is_within(split_path(item.path)[0]):
+            return MAX_UNUSED
+        return self._caution
 
     def _pop_together(self) -> list[_Item]:
         """What is on top of the stack; of directories that are all to be walked through some."""
@@ -262,27 +299,21 @@ class FileAhead:
                 items.append(self._stack.pop())
         return items
 
-    def _pop_files(self, credits: int) -> list[FoundFile]:
+    def _pop_files(self, credits: int, most_bytes: int) -> list[FoundFile]:
         """The files on top of the stack."""
-        files: list[FoundFile] = []
-        while self._stack and self._has_room(files, credits):
-            item = self._stack[-1]
-            if not isinstance(item, FoundFile):
-                break
-            files.append(item)
+        files = _Batch(credits, most_bytes)
+        while self._stack and isinstance(item := self._stack[-1], FoundFile) and files.has_room_for(item):
+            files.add(item)
             self._stack.pop()
-        self._allowance.spent(credits, _cost(files), _cost(files))
-        return files
+        self._allowance.spent(credits, files.cost, files.cost)
+        return files.files
 
-    @staticmethod
-    def _has_room(files: Sequence[FoundFile], credits: int) -> bool:
-        return _cost(files) < credits and sum(file.stat.size for file in files) < BATCH_BYTES
-
-    def _expanded(self, items: Sequence[_Item]) -> list[_Item]:
+    def _expanded(self, items: Sequence[_Item]) -> list[list[_Item]]:
+        """What each of them stands for."""
         trees = [item.path for item in items if isinstance(item, _Tree)]
         if trees:
             self._source.list_ahead(trees)
-        return [each for item in items if not isinstance(item, FoundFile) for each in self._expand(item)]
+        return [list(self._expand(item)) for item in items if not isinstance(item, FoundFile)]
 
     def _expand(self, item: _Rest | _Onward | _Tree | SameName) -> Iterator[_Item]:
         """What `item` stands for, in the order of a walk."""

@@ -81,14 +81,19 @@ class Listings:
             self.on_first_use()
         return answer
 
-    def entries(self, path: LayerPath, listing: Listing | None = None) -> list[DirEntry] | None:
-        """The whole directory as `listing` has it, by default the one that is kept; None if it must be listed."""
+    def entries(
+        self, path: LayerPath, listing: Listing | None = None, *, for_program: bool = True
+    ) -> list[DirEntry] | None:
+        """The whole directory as `listing` has it, by default the one that is kept; None if it must be listed.
+
+        `for_program`: it counts as used.
+        """
         with self._lock:
             listing = listing or self._memory.fresh(path)
             if listing is None:
                 return None
             found = self._whole(listing, path)
-            first_use = found is not None and listing.ahead
+            first_use = found is not None and listing.ahead and for_program
             if first_use:
                 listing.ahead = False
         if first_use:

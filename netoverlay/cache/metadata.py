@@ -43,6 +43,7 @@ from netoverlay.cache.kept_layer import KeptLayer
 from netoverlay.cache.kept_xattrs import KeptXattrs
 from netoverlay.cache.listings import Answer, Listings
 from netoverlay.cache.open_files import OpenFiles, Place, TrackedFile
+from netoverlay.cache.purpose import Purpose, purpose
 
 DEFAULT_MAX_ENTRIES = 400_000
 DEFAULT_AHEAD = 64
@@ -115,7 +116,7 @@ class MetadataCache(DelegatingBackend):
 
     def known_entries(self, path: LayerPath) -> Sequence[DirEntry] | None:
         """As list_dir(), without asking the layer; None if that would be needed."""
-        return self._listings.entries(path)
+        return self._listings.entries(path, for_program=False)
 
     def list_ahead(self, paths: Sequence[LayerPath]) -> None:
         """Have the listings of these directories, in one call. UnavailableError."""
@@ -290,7 +291,7 @@ class MetadataCache(DelegatingBackend):
 
     def _list_dir(self, path: LayerPath) -> list[DirEntry]:
         self._fetcher.note_listed(path)
-        entries = self._listings.entries(path)
+        entries = self._listings.entries(path, for_program=purpose() is not Purpose.AHEAD)
         if entries is None and self._is_absent(path):
             raise os_error(errno.ENOENT, path)
         return self._fetcher.entries(path) if entries is None else entries

@@ -161,8 +161,6 @@ class SmallFiles:
 
     def fetch_files(self, files: list[FoundFile]) -> list[FoundFile]:
         """As Source.fetch_files()."""
-        for directory in {split_path(file.path)[0] for file in files}:
-            self._load(directory)
         claimed = self._claim(files)
         if not claimed:
             return []
@@ -177,6 +175,8 @@ class SmallFiles:
 
     def _claim(self, files: Sequence[FoundFile]) -> dict[_Key, FoundFile]:
         """Those of `files` that are not there, and that nobody is at."""
+        for directory in {split_path(file.path)[0] for file in files}:
+            self._load(directory)
         wanted = {
             key: file
             for file in files
@@ -223,8 +223,10 @@ class SmallFiles:
             one, *found = self._read([FoundFile(path, stat), *others.values()])
         except BaseException as error:
             self._fail(others, error)
+            self._ahead.needless(others.values())
             raise
         contents = self._settle(others, found)
+        self._ahead.needless(file for key, file in others.items() if key not in contents)
         if isinstance(one, _Fetched) and one.data is not None:
             contents[key] = one.data
             self._remember(key, path, stat, one.data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
@@ -13,7 +14,14 @@ from netoverlay.cache import small_files
 from netoverlay.cache.allowance import START_CREDITS
 from netoverlay.cache.content import ContentCache
 from netoverlay.cache.disk_store import DiskStore
-from netoverlay.cache.file_ahead import BATCH_BYTES, BATCH_FILES, COSTS_ONE, MAX_UNUSED
+from netoverlay.cache.file_ahead import (
+    BATCH_BYTES,
+    BATCH_FILES,
+    COSTS_ONE,
+    LISTED_TOGETHER,
+    MAX_UNUSED,
+    WAITED_BYTES,
+)
 from netoverlay.cache.metadata import MetadataCache
 from netoverlay.cache.packs import PACKED_FILE
 from netoverlay.cache.tree_walk import STEPS
@@ -22,6 +30,25 @@ from netoverlay.wrappers.intercept import Operation
 from tests.cache.calls import WatchedBackend, read_all, write_file
 
 OLD = AttributeChange(mtime_ns=10**18)
+
+
+def idle(ahead):
+    """Return when nothing is being fetched ahead."""
+    give_up_at = time.monotonic() + 60
+    while ahead._running and time.monotonic() < give_up_at:
+        time.sleep(0.0002)
+
+
+class Unreachable:
+    """A layer that cannot be reached, from the second call on."""
+
+    def __init__(self):
+        self._calls = 0
+
+    def fail(self, _path):
+        self._calls += 1
+        if self._calls > 1:
+            raise UnavailableError("down")
 
 
 class Mount:
@@ -58,9 +85,7 @@ class Mount:
         for path in paths:
             self.cache.stat(path)
             yield path, self.read(path)
-            give_up_at = time.monotonic() + 60
-            while ahead._running and time.monotonic() < give_up_at:
-                time.sleep(0.0002)
+            idle(ahead)
 
     def quiesce(self):
         """What is under way ends; nothing is fetched ahead any more."""
@@ -136,6 +161,62 @@ def test_a_walk_of_one_directory_does_not_stray_far(memory, mount):
     list(one.walk("d05"))
     one.quiesce()
     assert len([path for path in one.opened() if not path.startswith("d05/")]) <= START_CREDITS
+
+
+def test_a_walk_goes_on_after_the_layer_could_not_be_reached(memory, mount):
+    contents = fill(memory, 60, 20)
+    one = mount()
+    ahead = one.cache._small._ahead
+    paths = sorted(contents)
+    for turn in range(4):
+        for _ in one.walk_slowly(paths[turn * 300 : turn * 300 + 100]):
+            pass
+        one.watched.before[Operation.OPEN] = Unreachable().fail
+        for path in paths[turn * 300 + 100 : turn * 300 + 300]:
+            with suppress(UnavailableError):
+                one.read(path)
+        idle(ahead)
+        one.watched.before.clear()
+        assert ahead._allowance._under_way == 0
+    before = len(one.watched.batches)
+    assert len(list(one.walk_slowly(paths[1100:]))) == 100
+    assert len(one.watched.batches) - before < 30
+
+
+def test_directories_without_files_are_not_listed_without_end(memory, mount):
+    fill(memory, 4, 5)
+    memory.mkdir("z", 0o755)
+    for number in range(2000):
+        memory.mkdir(f"z/d{number:04}", 0o755)
+    one = mount()
+    for directory in ("d00", "d01", "d02", "d03"):
+        list(one.walk(directory))
+    idle(one.cache._small._ahead)
+    assert sum(map(len, one.watched.listed_together)) <= MAX_UNUSED + LISTED_TOGETHER
+
+
+def test_what_is_on_disk_is_not_fetched_with_what_is_not(memory, mount):
+    contents = fill(memory, 40, 6)
+    first = mount()
+    there = [path for path in contents if not path.endswith("3")]
+    for path in there:
+        first.cache.keep(path)
+    first.quiesce()
+    second = mount()
+    assert dict(second.walk()) == contents
+    second.quiesce()
+    assert sorted(second.opened()) == sorted(set(contents) - set(there))
+
+
+def test_little_goes_along_where_somebody_waits(memory, mount):
+    contents = fill(memory, 1, 40, size=200_000)
+    one = mount()
+    one.watched.batches.clear()
+    for path in sorted(contents)[:2]:
+        one.read(path)
+    waited = [batch for batch in one.watched.batches if "d00/f001" in batch]
+    assert len(waited[0]) <= 1 + WAITED_BYTES // 200_000
+    one.quiesce()
 
 
 def test_large_files_are_fetched_ahead_in_smaller_numbers(memory, mount):

@@ -86,19 +86,39 @@ def test_what_is_not_known_shows_nothing() -> None:
     assert not any(steps(walk, *(f"d{number}/f" for number in range(6))))
 
 
+def test_backwards_is_no_step() -> None:
+    files = [f"d{number}/f" for number in range(6)]
+    assert not any(steps(tree(*files), *reversed(files)))
+    files = ["a/x", "b", "c/x", "d"]
+    assert not any(steps(tree(*files), *reversed(files)))
+
+
+def test_names_are_sorted_once_for_many_steps() -> None:
+    files = [f"d{number:04}/f" for number in range(1000)]
+    walk, asked = tree(*files), []
+    known = walk._known
+    walk._known = lambda directory: asked.append(directory) or known(directory)
+    assert sum(steps(walk, *files)) == 998
+    assert asked.count("") == 1
+
+
 def test_where_a_walk_has_been_seen() -> None:
     walk = tree()
-    assert walk.opened("a/b/one")
-    assert not walk.opened("a/b/two")
+    for path, widens in [("a/b/one", True), ("a/b/two", False)]:
+        walk.opened(path)
+        assert walk.widens() == widens
     assert walk.is_within("a/b")
     assert walk.is_within("a/b/c")
     assert not walk.is_within("a")
     assert not walk.is_within("a/bb")
-    assert walk.opened("a/c/one")
+    walk.opened("z/of/another/program")
+    walk.opened("a/c/one")
+    assert walk.widens()
     assert walk.is_within("a/d")
     assert not walk.is_within("")
     walk.begins()
     assert walk.is_within("a/c")
     assert not walk.is_within("a/b")
-    assert walk.opened("z/one")
+    walk.opened("z/one")
+    assert walk.widens()
     assert walk.is_within("")
