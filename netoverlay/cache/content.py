@@ -11,6 +11,8 @@ young that a change could hide in the granularity of its time; and an open file 
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from netoverlay.backend_api.backend import BackendFile
 from netoverlay.backend_api.delegate import DelegatingBackend
 from netoverlay.backend_api.errors import NotSupportedError
@@ -67,11 +69,11 @@ class ContentCache(DelegatingBackend):
         return capabilities
 
     def close(self) -> None:
-        for ahead in self._fetchers():
-            ahead.stop()
-        self.inner.close()
-        for ahead in self._fetchers():
-            ahead.join()
+        with ExitStack() as ending:
+            for ahead in self._fetchers():
+                ahead.stop()
+                ending.callback(ahead.join)
+            self.inner.close()
 
     def open(
         self,

@@ -7,7 +7,7 @@ use. The lock of all listings (listings.py) is held for everything here.
 from __future__ import annotations
 
 import weakref
-from collections import deque
+from collections import OrderedDict
 
 from netoverlay.backend_api.types import FileStat, FileType, NamedEntry
 from netoverlay.cache.kept_listing import Extras, decode_entries, encode_entries
@@ -32,9 +32,7 @@ class Listing:
         "is_kept",
         "last_name",
         "names_used",
-        "queued",
         "untold_directories",
-        "used",
         "version",
     )
 
@@ -62,10 +60,6 @@ class Listing:
         """That somebody looked for."""
         self.names_used = 0
         """How often it was another than before."""
-        self.queued = False
-        """It is among the unpacked ones."""
-        self.used = False
-        """Since they have last considered it."""
 
     @property
     def size(self) -> int:
@@ -113,36 +107,40 @@ def _type(name: str, stat: FileStat | None, directories: frozenset[str]) -> File
 class Unpacked:
     """The listings that are ready to be looked into: about as many as have `most` names, the others are packed.
 
-    A clock: the oldest goes, unless it was used since it was last considered. One that another has replaced is not kept
-    from going.
+    The one that was used least recently goes. One that another has replaced is not kept from going.
+
+    A listing counts at most half of `most`: one that is larger than that would have to go for each small one that is
+    looked into, and come back in between. So there are `most` names at most, and those of two listings of any size,
+    which are some of those that are in memory at all (ListingMemory).
     """
 
     def __init__(self, most: int = MOST_UNPACKED) -> None:
         self._most = most
-        self._queue: deque[tuple[weakref.ref[Listing], int]] = deque()
+        self._sizes: OrderedDict[weakref.ref[Listing], int] = OrderedDict()
+        """Of each the names that count; the one that was used last at the end."""
         self._names = 0
 
-    def add(self, listing: Listing) -> None:
-        """`listing` has come, or is about to be unpacked. Harmless if it is there already."""
-        if listing.queued:
-            return
-        self._append(listing)
-        while self._names > self._most and len(self._queue) > 1:
-            reference, size = self._queue.popleft()
-            self._names -= size
-            oldest = reference()
-            if oldest is None:
-                continue
-            oldest.queued = False
-            if oldest.used:
-                oldest.used = False
-                self._append(oldest)
-            else:
-                oldest.pack()
+    def use(self, listing: Listing) -> None:
+        """`listing` is about to be looked into."""
+        reference = weakref.ref(listing)
+        if reference in self._sizes:
+            self._sizes.move_to_end(reference)
+        elif listing.is_packed:
+            self.add(listing)  # else it is none of those that are kept, and never packed
 
-    def _append(self, listing: Listing) -> None:
-        # As large as it is now: what it grows by is counted when it comes round.
-        size = listing.size + 1
-        listing.queued = True
-        self._queue.append((weakref.ref(listing), size))
-        self._names += size
+    def add(self, listing: Listing) -> None:
+        """`listing` has come, or has grown."""
+        reference = weakref.ref(listing)
+        size = min(listing.size + 1, self._most // 2)
+        self._names += size - self._sizes.pop(reference, 0)
+        self._sizes[reference] = size
+        while self._names > self._most and len(self._sizes) > 1:
+            oldest, size = self._sizes.popitem(last=False)
+            self._names -= size
+            unused = oldest()
+            if unused is not None:
+                unused.pack()
+
+    def drop(self, listing: Listing) -> None:
+        """`listing` is not kept any more."""
+        self._names -= self._sizes.pop(weakref.ref(listing), 0)

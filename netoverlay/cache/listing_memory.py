@@ -47,9 +47,7 @@ class ListingMemory:
 
     def opened(self, listing: Listing) -> dict[str, FileStat | None]:
         """The entries of a listing, which is used now."""
-        listing.used = True
-        if listing.is_packed:
-            self.unpacked.add(listing)
+        self.unpacked.use(listing)
         return listing.entries()
 
     def keep(self, path: LayerPath, listing: Listing) -> None:
@@ -63,7 +61,9 @@ class ListingMemory:
 
     def drop(self, path: LayerPath) -> None:
         """Keep none of `path`."""
-        self._listings.pop(path, None)
+        listing = self._listings.pop(path, None)
+        if listing is not None:
+            self.unpacked.drop(listing)
 
     def drop_tree(self, path: LayerPath) -> None:
         """Keep none of `path`, and of what is below it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 
 from netoverlay.backend_api.types import LayerPath
@@ -40,7 +40,7 @@ class WalkOrder:
         """The walk has come to `path`, which is not to be fetched any more."""
         self._reached = _key(path)
         if self._reached in self._waiting:
-            self._keys.remove(self._reached)
+            del self._keys[bisect_left(self._keys, self._reached)]
             self._waiting.remove(self._reached)
 
     def take(self, count: int) -> list[LayerPath]:

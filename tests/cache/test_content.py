@@ -390,6 +390,23 @@ def test_after_close(layer, data):
         assert caught.value.errno == errno.EBADF
 
 
+def test_what_was_read_is_kept_also_if_the_layer_cannot_be_closed(layer, monkeypatch):
+    layer.put("file", b"data")
+    watched, cache = layer.mount()
+    with cache.open("file", Access.READ) as file:
+        assert read_all(file) == b"data"
+
+    def close():
+        raise UnavailableError(errno.ETIMEDOUT, "")
+
+    monkeypatch.setattr(watched, "close", close)
+    with pytest.raises(UnavailableError):
+        cache.close()
+    watched, later = layer.mount()
+    with watched.silent(), later.open("file", Access.READ) as file:
+        assert read_all(file) == b"data"
+
+
 def test_errors_of_open_are_those_of_the_layer(layer):
     layer.memory.mkdir("d", 0o755)
     layer.memory.symlink("link", "d")

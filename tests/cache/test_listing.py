@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import weakref
 
+import pytest
+
 from netoverlay.backend_api.types import DirEntry, FileStat, FileType
 from netoverlay.cache.kept_listing import encode_entries
 from netoverlay.cache.listing import Listing, Unpacked
@@ -48,18 +50,67 @@ def test_what_cannot_be_packed_stays_as_it_is():
     assert listing.entries() == entries
 
 
-def test_the_oldest_that_is_not_used_is_packed():
-    unpacked = Unpacked(most=5)
+def test_the_one_that_was_used_least_recently_is_packed():
+    unpacked = Unpacked(most=6)
     first, second, third = listing_of("a", "b"), listing_of("c"), listing_of("d")
     for listing in (first, second):
         unpacked.add(listing)
-    first.used = True
+    unpacked.use(first)
     unpacked.add(third)
     assert [listing.is_packed for listing in (first, second, third)] == [False, True, False]
-    first.entries()["more"] = None
     for _ in range(10):
-        unpacked.add(first)
-    assert not third.is_packed
+        unpacked.add(third)
+    assert not first.is_packed
+
+
+def test_what_a_listing_grows_by_counts():
+    unpacked = Unpacked(most=10)
+    first, second, third = (listing_of("a", "b") for _ in range(3))
+    for listing in (first, second, third):
+        unpacked.add(listing)
+    third.entries()["c"] = third.entries()["d"] = None
+    unpacked.add(third)
+    assert [listing.is_packed for listing in (first, second, third)] == [True, False, False]
+
+
+@pytest.fixture
+def packed(monkeypatch):
+    """How many names each listing has that is packed."""
+    sizes, pack = [], Listing.pack
+    monkeypatch.setattr(Listing, "pack", lambda listing: sizes.append(listing.size) or pack(listing))
+    return sizes
+
+
+def store(listings: Listings, path: str, count: int) -> None:
+    fetch, _ = listings.begin(path)
+    listings.store(fetch, [DirEntry(f"f{number}", stat_of(number)) for number in range(count)], ())
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_a_directory_of_very_many_is_not_packed_while_it_is_used(packed, every):
+    listings = Listings(None, 10_000, OpenFiles())
+    listings._memory.unpacked = Unpacked(most=200)
+    store(listings, "giant", 1000)
+    for number in range(30):
+        store(listings, f"d{number}", 9)
+        listings.lookup("giant/f5")
+    for number in range(200):
+        if number % every == 0:
+            assert listings.lookup("giant/f5") == stat_of(5)
+        assert listings.lookup(f"d{number % 30}/f3") == stat_of(3)
+    assert set(packed) == {9}
+    assert sum(not listings._memory.get(f"d{number}").is_packed for number in range(30)) == 10
+
+
+def test_directories_of_very_many_are_packed_when_others_are_used(packed):
+    listings = Listings(None, 10_000, OpenFiles())
+    listings._memory.unpacked = Unpacked(most=200)
+    for number in range(5):
+        store(listings, f"d{number}", 1000)
+    assert packed == [1000] * 3
+    for number in range(30):
+        store(listings, f"small{number}", 9)
+    assert packed == [1000] * 5 + [9] * 10
 
 
 def test_one_that_another_has_replaced_is_not_kept():
@@ -99,3 +150,22 @@ def test_a_name_is_learned_in_a_packed_listing():
     listings.learn("d0/two", mark, stat_of(3))
     assert listings.lookup("d0/two") == stat_of(3)
     assert listings.lookup("d0/one") == stat_of(1)
+
+
+def test_the_root_is_not_packed(packed):
+    listings = Listings(None, 1000, OpenFiles())
+    listings._memory.unpacked = Unpacked(most=4)
+    listings.learn("", listings.mark(""), stat_of(7))
+    for number in range(4):
+        store(listings, f"d{number}", 3)
+        assert listings.lookup("") == stat_of(7)
+    assert packed == [3, 3]
+
+
+def test_of_a_directory_that_is_listed_again_and_again_one_listing_counts():
+    listings = Listings(None, 1000, OpenFiles())
+    for _ in range(10):
+        store(listings, "d", 3)
+        listings.expire("d")
+    store(listings, "d", 3)
+    assert len(listings._memory.unpacked._sizes) == 1

@@ -37,6 +37,35 @@ def test_what_comes_after_the_place_that_was_reached_goes_first(reached: str) ->
     assert following.take(100) == WALK[at + 1 :] + WALK[:at]
 
 
+class _Compared(str):
+    """Counts how often it is compared, as a path and as what is made of it."""
+
+    count = 0
+
+    def replace(self, *args: str) -> _Compared:  # type: ignore[override]
+        return _Compared(super().replace(*args))
+
+    def __eq__(self, other: object) -> bool:
+        _Compared.count += 1
+        return super().__eq__(other)
+
+    def __lt__(self, other: str) -> bool:
+        _Compared.count += 1
+        return super().__lt__(other)
+
+    __hash__ = str.__hash__
+
+
+def test_what_is_reached_is_found_among_many_without_looking_at_each() -> None:
+    paths = [f"d{number:04}" for number in range(1000)]
+    following = order(most=1000)
+    following.add(map(_Compared, paths))
+    _Compared.count = 0
+    following.reached(_Compared(paths.pop(700)))
+    assert _Compared.count < 50
+    assert following.take(1000) == paths[700:] + paths[:700]
+
+
 def test_what_is_there_already_stays_once() -> None:
     following = order(*WALK)
     following.add(WALK)

@@ -18,6 +18,7 @@ class Written:
 
     def __init__(self):
         self.calls = []
+        self.fails_for = ()
         self.by_others = threading.Semaphore(0)
         self.behind = WriteBehind(self._write)
 
@@ -25,6 +26,12 @@ class Written:
         self.calls.append((directory, dict(contents)))
         if threading.current_thread() is not threading.main_thread():
             self.by_others.release()
+        if directory in self.fails_for:
+            raise MemoryError(directory)
+
+    @property
+    def directories(self):
+        return [directory for directory, _ in self.calls]
 
 
 @pytest.fixture
@@ -41,12 +48,18 @@ def never(monkeypatch):
         monkeypatch.setattr(write_behind, name, 3600.0)
 
 
+@pytest.fixture
+def contents_only(monkeypatch):
+    """They are all that counts."""
+    monkeypatch.setattr(write_behind, "ENTRY_BYTES", 0)
+
+
 def test_those_of_a_directory_are_written_together_at_the_latest_at_the_end(written, never):
     for number in range(10):
         written.behind.put(f"d{number % 2}", {b"%d" % number: b"x"})
     assert written.calls == []
     written.behind.close()
-    assert [directory for directory, _ in written.calls] == ["d0", "d1"]
+    assert written.directories == ["d0", "d1"]
     assert written.calls[1][1] == {b"%d" % number: b"x" for number in range(1, 10, 2)}
 
 
@@ -59,23 +72,99 @@ def test_time_has_them_written_by_another_thread(written, never, monkeypatch, na
         assert written.calls == [("d", {b"a": b"x"})] * count
 
 
-def test_many_of_one_directory_are_not_waited_with(written, never, monkeypatch):
+def test_many_of_one_directory_are_not_waited_with_nor_written_by_who_brings_them(
+    written, never, contents_only, monkeypatch
+):
     monkeypatch.setattr(write_behind, "TOGETHER_BYTES", 10)
     written.behind.put("d", {b"a": b"12345"})
     written.behind.put("e", {b"a": b"12345"})
-    written.behind.put("d", {b"b": b"12345"})
-    assert written.calls == [("d", {b"a": b"12345", b"b": b"12345"})]
+    written.behind.put("e", {b"b": b"12345"})
+    assert written.by_others.acquire(timeout=20)
+    assert written.calls == [("e", {b"a": b"12345", b"b": b"12345"})]
 
 
-def test_of_too_many_the_oldest_are_written(written, never, monkeypatch):
+def test_of_too_many_the_oldest_are_written(written, never, contents_only, monkeypatch):
     monkeypatch.setattr(write_behind, "MOST_BYTES", 100)
     for number in range(30):
         written.behind.put(f"d{number // 2}", {b"%d" % number: bytes(20)})
         assert 20 * (number + 1) - sum(20 * len(contents) for _, contents in written.calls) <= 100
-    assert [directory for directory, _ in written.calls] == [f"d{number}" for number in range(13)]
+    assert written.directories == [f"d{number}" for number in range(13)]
 
 
-def test_what_is_withdrawn_is_not_written(written, never, monkeypatch):
+def test_empty_contents_count_too(written, never, monkeypatch):
+    monkeypatch.setattr(write_behind, "MOST_BYTES", 10 * write_behind.ENTRY_BYTES)
+    for number in range(10):
+        for _ in range(2):  # the same one counts once
+            written.behind.put(f"d{number}", {b"a": b""})
+    assert written.calls == []
+    written.behind.put("d", {b"a": b""})
+    assert written.directories == ["d0"]
+    written.behind.withdraw("d1", b"a")
+    written.behind.put("e", {b"a": b""})
+    assert written.directories == ["d0"]
+
+
+def test_after_a_write_that_fails_the_others_are_written_by_the_thread(written, never, monkeypatch, caplog):
+    written.fails_for = ("d0", "d1")
+    for number in range(4):
+        written.behind.put(f"d{number}", {b"a": b"x"})
+    monkeypatch.setattr(write_behind, "TOGETHER_BYTES", 1)
+    monkeypatch.setattr(write_behind, "QUIET_SECONDS", 0.0)
+    written.behind.put("d0", {b"b": b"x"})
+    for _ in range(4):
+        assert written.by_others.acquire(timeout=20)
+    written.behind.put("later", {b"a": b"x"})
+    assert written.by_others.acquire(timeout=20)
+    assert written.directories == ["d0", "d1", "d2", "d3", "later"]
+    written.behind.close()
+    assert caplog.text.count("work in the background has failed") == 2
+
+
+def test_after_a_write_that_fails_the_others_are_written_by_who_brings_too_many(
+    written, never, contents_only, monkeypatch
+):
+    for number in range(4):
+        written.behind.put(f"d{number}", {b"a": bytes(10)})
+    monkeypatch.setattr(write_behind, "MOST_BYTES", 5)
+    written.fails_for = ("d0",)
+    with pytest.raises(MemoryError):
+        written.behind.put("e", {b"a": b""})
+    written.behind.put("e", {b"b": b""})
+    assert written.directories == ["d0", "d1", "d2", "d3"]
+
+
+def test_after_a_write_that_fails_the_others_are_written_at_the_end(written, never):
+    for number in range(4):
+        written.behind.put(f"d{number}", {b"a": b"x"})
+    written.fails_for = ("d0", "d2")
+    with pytest.raises(MemoryError):
+        written.behind.close()
+    assert sorted(written.directories) == ["d0", "d1", "d2", "d3"]
+
+
+def test_a_thread_that_cannot_be_started_is_started_for_the_next_one(written, monkeypatch):
+    monkeypatch.setattr(write_behind, "QUIET_SECONDS", 0.0)
+    with monkeypatch.context() as few_threads:
+        few_threads.setattr(threading.Thread, "start", _no_thread)
+        with pytest.raises(RuntimeError):
+            written.behind.put("d", {b"a": b"x"})
+    written.behind.put("e", {b"a": b"x"})
+    for _ in range(2):
+        assert written.by_others.acquire(timeout=20)
+    assert written.directories == ["d", "e"]
+
+
+def _no_thread(_):
+    raise RuntimeError("can't start new thread")
+
+
+def test_after_the_end_all_is_written_at_once(written):
+    written.behind.close()
+    written.behind.put("d", {b"a": b"x"})
+    assert written.calls == [("d", {b"a": b"x"})]
+
+
+def test_what_is_withdrawn_is_not_written(written, never, contents_only, monkeypatch):
     monkeypatch.setattr(write_behind, "MOST_BYTES", 100)
     written.behind.put("d", {b"a": bytes(60), b"b": bytes(10)})
     written.behind.put("e", {b"a": bytes(10)})
