@@ -100,14 +100,13 @@ class Bridge(Operations):
         return values.fuse_attributes(self._overlay.view.complete(inode.ino, stat))
 
     def _entry(self, directory: DirectoryInode, name: str, entry: Entry) -> replies.Entry:
-        inode = entry.inode
-        name_ns, attributes_ns = self._validity.of_entry(directory, name, inode)
-        shown = self._shown(inode, entry.stat)
-        return replies.Entry(inode.nodeid, 0, _as_told(name_ns), _as_told(attributes_ns), shown)
+        name_ns, attributes_ns = self._validity.of_entry(directory, name, entry.inode)
+        shown = self._shown(entry.inode, entry.stat)
+        return replies.Entry(entry.inode.nodeid, 0, _as_told(name_ns), _as_told(attributes_ns), shown)
 
     def _attributes(self, inode: Inode) -> bytes:
-        valid_ns = self._validity.of_attributes(inode)
-        return replies.attributes(self._shown(inode, self._tree.stat(inode)), _as_told(valid_ns))
+        shown = self._shown(inode, self._tree.stat(inode))
+        return replies.attributes(shown, _as_told(self._validity.of_attributes(inode)))
 
     def _take(self, handle: FileHandle) -> tuple[int, int, int]:
         """Of an open file: the number of its handle, how the kernel treats it, and the backing file."""
@@ -387,7 +386,7 @@ class Bridge(Operations):
         return replies.opened(self._handles.add_directory(handle), self._directory_flags(handle.inode))
 
     def readdir(self, request: RequestHeader, body: requests.ReadRequest) -> Reply:
-        handle = self._listed(request.nodeid, body.handle)
+        handle = self._read(request, body)
         packer = replies.DirectoryPacker(body.size)
         with handle.inode.directory_lock:
             for name, ino, kind, position, _ in self._overlay.directories.read_locked(handle, body.offset):
@@ -396,7 +395,7 @@ class Bridge(Operations):
         return self._packed(handle, body, packer)
 
     def readdirplus(self, request: RequestHeader, body: requests.ReadRequest) -> Reply:
-        handle = self._listed(request.nodeid, body.handle)
+        handle = self._read(request, body)
         directories = self._overlay.directories
         packer = replies.DirectoryPacker(body.size)
         is_away = False
@@ -419,6 +418,12 @@ class Bridge(Operations):
                         self._inodes.forget(entry.inode.nodeid)
                     break
         return self._packed(handle, body, packer)
+
+    def _read(self, request: RequestHeader, body: requests.ReadRequest) -> DirectoryHandle:
+        """The handle of a directory, a part of which is about to be listed."""
+        if not body.offset and not body.handle:
+            self._validity.note_begun(self._directory(request.nodeid))
+        return self._listed(request.nodeid, body.handle)
 
     def _packed(self, handle: DirectoryHandle, body: requests.ReadRequest, packer: replies.DirectoryPacker) -> Reply:
         reply = packer.reply()

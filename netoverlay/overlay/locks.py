@@ -13,8 +13,8 @@
       |         a rename changes paths. Held for calls to the upper only, never while a lower is asked
       |
     TABLE       one of the mount: the maps from nodeid, name and file id to inode. Others: what locks are held, and who
-                waits for one (lock_table.py); which listings the kernel has (told_listings.py). Leaves: no I/O, no
-                other lock inside
+                waits for one (lock_table.py); which listings the kernel has (told_listings.py, inside that of
+                validity.py). Leaves: no I/O, no other lock inside
 
 A thread that holds a lock takes only locks further down, or the same rank in the order given. Under tests
 (check_order()) each acquisition is checked against it. A method with the suffix _locked is called with the lock that

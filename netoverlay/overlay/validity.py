@@ -57,10 +57,16 @@ class Validity:
             return _shortest(self._above(inode, None)) == FOR_EVER_NS
         return self.of_attributes(inode) == FOR_EVER_NS
 
-    def note_listing(self, directory: DirectoryInode) -> None:
-        """The kernel may have cached the names of a directory, as they are now. With any lock held."""
+    def note_begun(self, directory: DirectoryInode) -> None:
+        """The names of a directory are about to be listed, from the first one on. With any lock held."""
         if not self.is_kept(directory):
-            self.listings.told(directory.nodeid, believed=time.monotonic_ns() >= directory.asked_until_ns)
+            self.listings.begun(directory.nodeid)
+
+    def note_listing(self, directory: DirectoryInode) -> None:
+        """The kernel may have cached the names of a directory: as listed, or as they are now. With any lock held."""
+        if not self.is_kept(directory):
+            with self._lock:  # so that drop_names() comes after it, or is seen
+                self.listings.told(directory.nodeid, believed=time.monotonic_ns() >= directory.asked_until_ns)
 
     def drop_names(self, inode: Inode) -> None:
         """A lock on a file was granted that its layer holds, too: the names beside it are to be asked for."""

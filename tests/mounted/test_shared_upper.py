@@ -117,6 +117,26 @@ def test_a_name_is_listed_in_time_though_its_directory_shows_no_change(mounted: 
             assert soon(lambda name=f"theirs{number}": name in names(mount.path / "d"))
 
 
+def test_who_pauses_while_he_lists_leaves_no_old_listing_to_others(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    upper = tmp_path / "upper"
+    there = upper / "d"
+    there.mkdir(parents=True)
+    for number in range(1000):
+        (there / f"name{number}").touch()
+    before = there.stat()
+    keys = [f'url = "{upper}"', "ttl = 2.0"]
+    with OverlayMount(tmp_path / "m", layer_table(str(tmp_path / "base")), upper=upper, upper_keys=keys) as mount:
+        with os.scandir(mount.path / "d") as reader:
+            next(reader)
+            (there / "theirs").touch()
+            os.utime(there, ns=(before.st_atime_ns, before.st_mtime_ns))
+            time.sleep(2.1)
+            assert sum(1 for _ in reader) >= 999
+        time.sleep(0.5)  # in which it is dropped
+        assert "theirs" in names(mount.path / "d")
+
+
 def test_names_that_others_make_in_a_directory_that_has_come_to_the_upper(mounted: Callable[..., OverlayMount]) -> None:
     with mounted(0.5) as mount:
         assert names(mount.path / "d") == names(mount.path / "d") == {"below"}
