@@ -577,9 +577,8 @@ def test_a_server_that_has_not_noticed_a_lost_connection(smbd, theirs, path):
             with pytest.raises(UnavailableError):
                 a.stat()
             backend._url = replace(backend._url, port=second.port)
-            backend._lost = replace(
-                backend._lost, server=backend._lost.server.replace(f"{first.port}", f"{second.port}")
-            )
+            link = backend._last.link
+            backend._last.link = replace(link, server=link.server.replace(f"{first.port}", f"{second.port}"))
             assert a.read_at(0, 1) == b"\0"
             assert a.lost_locks == ()
             with refused(errno.EAGAIN):
